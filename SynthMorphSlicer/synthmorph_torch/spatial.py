@@ -1,0 +1,283 @@
+"""Spatial operations on voxel grids: sampling, composition, integration and affine fits.
+
+Volumes have shape (N, C, X, Y, Z) with axes in the order (i, j, k) of SPEC. Coordinates are zero-based voxel
+indices with voxel centres at integers. A displacement field has shape (N, 3, X, Y, Z); channel ``c`` displaces
+along axis ``c``, in voxels. A matrix has shape (4, 4) or (N, 4, 4) and acts on column vectors.
+
+All functions are differentiable and run on the device of their arguments. Small matrices are solved in float64.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Shape = Sequence[int]
+
+
+def identity_grid(shape: Shape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """Voxel coordinates of every point of a grid, shape (3, X, Y, Z)."""
+    axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def affine_grid(matrix: Tensor, shape: Shape) -> Tensor:
+    """Coordinates ``matrix @ x`` for every point ``x`` of a grid, shape (N, 3, X, Y, Z) float32.
+
+    The three axes are expanded separately, so that no homogeneous copy of the grid is ever made.
+    """
+    matrix = matrix if matrix.ndim == 3 else matrix[None]
+    axes = [torch.arange(n, device=matrix.device, dtype=matrix.dtype) for n in shape]
+    parts = [matrix[:, :3, d, None] * axis for d, axis in enumerate(axes)]
+    coordinates = parts[0][..., None, None] + parts[1][..., None, :, None] + parts[2][..., None, None, :]
+    return (coordinates + matrix[:, :3, 3, None, None, None]).float()
+
+
+def affine_field(matrix: Tensor, shape: Shape) -> Tensor:
+    """Displacement ``matrix @ x - x`` on a grid, shape (N, 3, X, Y, Z) (SPEC 4)."""
+    eye = torch.eye(4, device=matrix.device, dtype=matrix.dtype)
+    return affine_grid(homogeneous(matrix) - eye, shape)
+
+
+def homogeneous(matrix: Tensor) -> Tensor:
+    """Append the row (0, 0, 0, 1) to a (..., 3, 4) matrix; a (..., 4, 4) matrix passes unchanged."""
+    if matrix.shape[-2] == 4:
+        return matrix
+    row = matrix.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*matrix.shape[:-2], 1, 4)
+    return torch.cat([matrix, row], dim=-2)
+
+
+def sample(volume: Tensor, coordinates: Tensor, mode: str = "linear", fill: float | None = None) -> Tensor:
+    """Interpolate a volume at voxel coordinates (SPEC 4).
+
+    Args:
+        volume: (N, C, X, Y, Z).
+        coordinates: (N, 3, *out), voxel indices into ``volume``.
+        mode: "linear" or "nearest" (halves round to even).
+        fill: value wherever a coordinate lies outside [0, n - 1]; None continues the edge voxels outwards.
+
+    Returns:
+        (N, C, *out).
+    """
+    size = coordinates.new_tensor(volume.shape[2:]).view(1, 3, 1, 1, 1)
+    if mode == "nearest":
+        values = _gather_nearest(volume, coordinates)
+    elif mode == "linear":
+        values = _sample_linear(volume, coordinates, size)
+    else:
+        raise ValueError(f"Interpolation mode must be 'linear' or 'nearest', not {mode!r}.")
+    if fill is None:
+        return values
+    inside = ((coordinates >= 0) & (coordinates <= size - 1)).all(dim=1, keepdim=True)
+    return torch.where(inside, values, values.new_tensor(fill))
+
+
+def _sample_linear(volume: Tensor, coordinates: Tensor, size: Tensor) -> Tensor:
+    """Trilinear interpolation with edge clamping through grid_sample, whose axes run backwards."""
+    normalised = coordinates * (2 / (size - 1).clamp(min=1)) - 1
+    grid = normalised.flip(1).permute(0, 2, 3, 4, 1).to(volume.dtype)
+    chunks = _cpu_chunks(volume, grid)
+    if chunks > 1:  # one image uses one core only: give every core a slab of the output
+        slabs = grid.reshape(chunks, -1, *grid.shape[2:])
+        values = F.grid_sample(volume.expand(chunks, -1, -1, -1, -1), slabs, padding_mode="border",
+                               align_corners=True)
+        return values.transpose(0, 1).reshape(1, volume.shape[1], *grid.shape[1:4])
+    return F.grid_sample(volume, grid, padding_mode="border", align_corners=True)
+
+
+def _cpu_chunks(volume: Tensor, grid: Tensor) -> int:
+    if volume.device.type != "cpu" or volume.shape[0] != 1 or grid.shape[0] != 1:
+        return 1
+    chunks = min(torch.get_num_threads(), grid.shape[1])
+    return chunks if grid.shape[1] % chunks == 0 else 1
+
+
+def _gather_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
+    batch, channels = volume.shape[:2]
+    index = torch.zeros_like(coordinates[:, 0], dtype=torch.long)
+    for axis, n in enumerate(volume.shape[2:]):
+        index = index * n + coordinates[:, axis].round().long().clamp(0, n - 1)
+    flat = index.flatten(1)[:, None].expand(-1, channels, -1)
+    return volume.flatten(2).gather(2, flat).view(batch, channels, *coordinates.shape[2:])
+
+
+def warp(volume: Tensor, displacement: Tensor, mode: str = "linear", fill: float | None = None) -> Tensor:
+    """Sample ``volume`` at ``x + displacement(x)`` for every ``x`` of the displacement's grid."""
+    grid = identity_grid(displacement.shape[2:], displacement.device, displacement.dtype)
+    return sample(volume, grid + displacement, mode, fill)
+
+
+def resample(volume: Tensor, matrix: Tensor, shape: Shape, mode: str = "linear", fill: float | None = 0.0) -> Tensor:
+    """Sample ``volume`` at ``matrix @ x`` for every ``x`` of a new grid of ``shape``."""
+    return sample(volume, affine_grid(matrix, shape), mode, fill)
+
+
+def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
+    """Displacement of the unit-time flow of a stationary velocity field by scaling and squaring (SPEC 5).
+
+    ``integrate(-velocity)`` is the inverse map. With ``steps`` 0 the velocity itself is returned.
+    """
+    displacement = velocity / 2**steps
+    grid = identity_grid(velocity.shape[2:], velocity.device, velocity.dtype)
+    for _ in range(steps):
+        displacement = displacement + sample(displacement, grid + displacement)
+    return displacement
+
+
+def compose(transforms: Sequence[Tensor], shape: Shape | None = None) -> Tensor:
+    """Compose maps ``T1, ..., Tn`` into ``x -> T1(T2(...Tn(x)))`` (SPEC 4).
+
+    Args:
+        transforms: matrices, (4, 4) or (3, 4), and displacement fields, (1, 3, X, Y, Z).
+        shape: output grid for a composition that ends in a matrix but contains a field; by default the grid
+            of the rightmost field.
+
+    Returns:
+        A (4, 4) matrix if all are matrices, else a displacement field on the output grid.
+    """
+    *rest, current = transforms
+    for left in reversed(rest):
+        current = _compose_pair(left, current, shape)
+    return homogeneous(current) if current.ndim == 2 else current
+
+
+def _compose_pair(left: Tensor, right: Tensor, shape: Shape | None) -> Tensor:
+    if left.ndim == 2 and right.ndim == 2:
+        return homogeneous(left) @ homogeneous(right)
+    if left.ndim == 2:
+        grid = identity_grid(right.shape[2:], right.device, right.dtype)
+        return transform_points(left, grid + right) - grid
+    if right.ndim == 2:
+        right = affine_field(right, shape or left.shape[2:])
+    return right + warp(left, right)
+
+
+def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
+    """Apply a (4, 4) or (3, 4) matrix to points of shape (N, 3, ...)."""
+    matrix = matrix.to(points)
+    shift = matrix[:3, 3].view(1, 3, *[1] * (points.ndim - 2))
+    return torch.einsum("cd,nd...->nc...", matrix[:3, :3], points) + shift
+
+
+# Affine fits -------------------------------------------------------------------------------------------------
+
+def barycentres(features: Tensor, shape: Shape) -> Tensor:
+    """Centres of mass of non-negative feature maps relative to the image centre (SPEC 2.2).
+
+    Args:
+        features: (N, M, X, Y, Z).
+        shape: size of the image that the maps describe, in voxels.
+
+    Returns:
+        (N, M, 3) in voxels of that image; zero where a map is empty.
+    """
+    mass = features.sum(dim=(2, 3, 4))
+    centres = []
+    for axis, n in enumerate(features.shape[2:]):
+        position = (torch.arange(n, device=features.device, dtype=features.dtype) - (n - 1) / 2) / n
+        others = [d for d in (2, 3, 4) if d != axis + 2]
+        centres.append(shape[axis] * (features.sum(dim=others) * position).sum(-1) / mass)
+    return torch.where(mass[..., None] > 0, torch.stack(centres, -1), 0.0)
+
+
+def fit_affine(source: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Weighted least-squares matrix with ``source ~ M @ [target; 1]`` (SPEC 2.4).
+
+    Args:
+        source, target: (N, M, 3) corresponding points.
+        weights: (N, M), non-negative.
+
+    Returns:
+        (N, 4, 4) float64.
+    """
+    source, target, weights = source.double(), target.double(), weights.double()
+    rows = torch.cat([target, torch.ones_like(target[..., :1])], -1)
+    weighted = rows.transpose(1, 2) * weights[:, None]
+    return homogeneous(torch.linalg.solve(weighted @ rows, weighted @ source).transpose(1, 2))
+
+
+def symmetric_affine(moving: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
+    """Matrix that maps fixed to moving points, averaged with the inverse of the opposite fit (SPEC 2.4)."""
+    forward, backward = fit_affine(moving, fixed, weights), fit_affine(fixed, moving, weights)
+    return (forward + torch.linalg.inv(backward)) / 2
+
+
+def decompose(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Split an affine matrix into translation, angles (degrees), scales and shears (SPEC 2.5), three values each."""
+    matrix = homogeneous(matrix).double()
+    linear = matrix[:3, :3]
+    lower = torch.linalg.cholesky(linear.T @ linear)
+    scales = lower.diagonal().clone()
+    scales[0] = scales[0] * torch.sign(torch.linalg.det(linear))
+    upper = lower.T / scales[:, None]
+    shears = torch.stack([upper[0, 1], upper[0, 2], upper[1, 2]])
+    rotation = linear @ torch.linalg.inv(scales[:, None] * _shear_matrix(shears))
+    return matrix[:3, 3], torch.rad2deg(_angles(rotation)), scales, shears
+
+
+def recompose(translation: Tensor, angles: Tensor, scales: Tensor, shears: Tensor) -> Tensor:
+    """Inverse of :func:`decompose`: the (4, 4) matrix ``T R S E``."""
+    linear = _rotation_matrix(torch.deg2rad(angles)) @ (scales[:, None] * _shear_matrix(shears))
+    return homogeneous(torch.cat([linear, translation[:, None]], dim=1))
+
+
+def rigid_part(matrix: Tensor) -> Tensor:
+    """The (4, 4) matrix with scale and shear removed and the translation kept (SPEC 2.5)."""
+    translation, angles, _, _ = decompose(matrix)
+    one = torch.ones(3, dtype=translation.dtype, device=translation.device)
+    return recompose(translation, angles, one, torch.zeros_like(one))
+
+
+def _shear_matrix(shears: Tensor) -> Tensor:
+    matrix = torch.eye(3, dtype=shears.dtype, device=shears.device)
+    matrix[0, 1], matrix[0, 2], matrix[1, 2] = shears
+    return matrix
+
+
+def _angles(rotation: Tensor) -> Tensor:
+    """Angles a, b, c (radians) of ``Rx(a) Ry(b) Rz(c)``, with a = 0 at gimbal lock."""
+    b = torch.asin(rotation[0, 2].clamp(-1, 1))
+    if abs(abs(float(b)) - math.pi / 2) < 1e-6:
+        return torch.stack([torch.zeros_like(b), b, torch.atan2(rotation[1, 0], rotation[1, 1])])
+    return torch.stack([torch.atan2(-rotation[1, 2], rotation[2, 2]), b, torch.atan2(-rotation[0, 1], rotation[0, 0])])
+
+
+def _rotation_matrix(angles: Tensor) -> Tensor:
+    (ca, cb, cc), (sa, sb, sc) = torch.cos(angles), torch.sin(angles)
+    zero, one = torch.zeros_like(ca), torch.ones_like(ca)
+    x = torch.stack([one, zero, zero, zero, ca, -sa, zero, sa, ca]).view(3, 3)
+    y = torch.stack([cb, zero, sb, zero, one, zero, -sb, zero, cb]).view(3, 3)
+    z = torch.stack([cc, -sc, zero, sc, cc, zero, zero, zero, one]).view(3, 3)
+    return x @ y @ z
+
+
+def sqrtm(matrix: Tensor) -> Tensor:
+    """Principal square root of an affine (4, 4) matrix, float64 (SPEC 2.6).
+
+    Denman-Beavers iteration on the linear part; the translation follows from ``(B + I)^-1 t``. An
+    eigen-decomposition of the whole matrix would be defective for rigid transforms.
+
+    Raises:
+        ValueError: the linear part has no real principal root (a flip, or a half-turn).
+    """
+    matrix = homogeneous(matrix).double()
+    linear, translation = matrix[:3, :3], matrix[:3, 3]
+    eye = torch.eye(3, dtype=torch.float64, device=matrix.device)
+    root, inverse = linear, eye
+    for _ in range(30):
+        root, inverse = (root + torch.linalg.inv(inverse)) / 2, (inverse + torch.linalg.inv(root)) / 2
+    if not torch.allclose(root @ root, linear, atol=1e-6, rtol=1e-6):
+        raise ValueError("The affine transform has no real square root: it flips the image or turns it by half a turn.")
+    half = torch.linalg.solve(root + eye, translation)
+    return homogeneous(torch.cat([root, half[:, None]], dim=1))
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """Determinant of the gradient of ``x + displacement(x)`` by central differences, shape (N, X, Y, Z)."""
+    columns = torch.stack(torch.gradient(displacement, dim=(2, 3, 4)), dim=2)  # (N, 3 components, 3 axes, ...)
+    a, b, c = columns.unbind(1)
+    a, b, c = (row + eye.view(1, 3, 1, 1, 1) for row, eye in zip((a, b, c), torch.eye(3).to(displacement), strict=True))
+    return (a * torch.linalg.cross(b, c, dim=1)).sum(1)

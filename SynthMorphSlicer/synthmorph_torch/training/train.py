@@ -1,0 +1,117 @@
+"""Train a network within a time budget: checkpoints, validation, a CSV log and curves."""
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .tasks import Task, cosine
+
+Figures = dict[str, float]
+
+
+class Trainer:
+    """Adam with a cosine schedule over a wall-clock budget.
+
+    The schedule follows elapsed time, not steps, so that ``minutes`` means the same on any machine. An interrupted
+    training resumes from ``checkpoint.pt`` with the time it had left.
+    """
+
+    def __init__(self, task: Task, folder: Path, minutes: float, rate: float = 1e-3, seed: int = 0) -> None:
+        self.task, self.folder, self.budget, self.rate = task, Path(folder), 60 * minutes, rate
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.optimizer = torch.optim.Adam(task.network.parameters(), lr=rate)
+        self.average = {k: v.clone() for k, v in task.network.state_dict().items()}
+        self.step, self.elapsed = 0, 0.0
+        self.history: list[Figures] = []
+        torch.manual_seed(seed)
+        if self.checkpoint.exists():
+            self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.task.device, weights_only=True)
+        self.task.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average, self.step, self.elapsed = state["average"], state["step"], state["elapsed"]
+        self.history = state["history"]
+        torch.manual_seed(self.step)
+
+    def save(self) -> None:
+        """Write the checkpoint beside the old one, then rename, so that a killed training loses nothing."""
+        state = {"network": self.task.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "average": self.average, "step": self.step, "elapsed": self.elapsed, "history": self.history}
+        temporary = self.checkpoint.with_suffix(".part")
+        torch.save(state, temporary)
+        temporary.replace(self.checkpoint)
+        write_log(self.history, self.folder)
+
+    def run(self, validate_every: float = 120.0, report: Callable[[str], None] = print) -> None:
+        """Train until the time budget is spent; validate, log and save every ``validate_every`` seconds."""
+        running: list[Figures] = []
+        last = time.monotonic()
+        due = self.elapsed + min(validate_every, 30.0)
+        while self.elapsed < self.budget:
+            running.append(self._train_step())
+            now = time.monotonic()
+            self.elapsed, last = self.elapsed + now - last, now
+            if self.elapsed >= due or self.elapsed >= self.budget:
+                self._log(running, report)
+                running = []
+                due = self.elapsed + validate_every
+
+    def _train_step(self) -> Figures:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * cosine(self.elapsed / self.budget)
+        loss, figures = self.task.loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.task.network.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.step += 1
+        self._update_average()
+        return {"loss": float(loss.detach()), **figures}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(0.998, 1 - 1 / (self.step + 1))
+        for name, value in self.task.network.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
+
+    def _log(self, running: list[Figures], report: Callable[[str], None]) -> None:
+        current = {k: v.clone() for k, v in self.task.network.state_dict().items()}
+        self.task.network.load_state_dict(self.average)
+        figures = {"step": float(self.step), "minutes": self.elapsed / 60,
+                   **{k: sum(r[k] for r in running) / len(running) for k in running[0]}, **self.task.validate()}
+        self.task.network.load_state_dict(current)
+        self.history.append(figures)
+        self.save()
+        report("  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+
+
+def write_log(history: list[Figures], folder: Path) -> None:
+    """Write ``log.csv`` and ``curves.png`` of a training."""
+    if not history:
+        return
+    with open(folder / "log.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:  # curves are a convenience; the log is complete without them
+        return
+    names = [k for k in history[0] if k not in ("step", "minutes")]
+    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        axes.plot([h["minutes"] for h in history], [h[name] for h in history])
+        axes.set(title=name.replace("_", " "), xlabel="minutes")
+        axes.grid(alpha=0.3)
+    figure.savefig(folder / "curves.png", dpi=100)
