@@ -53,8 +53,10 @@ OFFICIAL_HYPER_UNITS = (32, 32, 32, 32)
 Kernels = Sequence[tuple[Tensor, Tensor]]
 
 
-def run_unet(x: Tensor, widths: Widths, kernels: Kernels) -> Tensor:
+def run_unet(x: Tensor, widths: Widths, kernels: Kernels, decoded: list[Tensor] | None = None) -> Tensor:
     """Apply a U-Net with explicit kernels to (N, C, X, Y, Z); the last convolution has no activation.
+
+    Training may pass a list ``decoded`` to receive the features of each decoder level, before upsampling.
 
     A skip connection never meets its upsampled branch in memory: convolution is linear, so both are convolved
     separately and added, which is exact and saves the largest tensor of the network.
@@ -68,6 +70,8 @@ def run_unet(x: Tensor, widths: Widths, kernels: Kernels) -> Tensor:
     skip: Tensor | None = None
     for _ in widths.decoder:
         x = _activate(_convolve(x, *next(remaining), skip))
+        if decoded is not None:
+            decoded.append(x)
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         skip = skips.pop()
     skips.clear()
@@ -148,8 +152,8 @@ class HyperUNet(nn.Module):
         self.dense = nn.ModuleList(nn.Linear(i, o) for i, o in zip((1, *units), units, strict=False))
         self.hyper = nn.ModuleList(HyperConvolution(units[-1], i, o) for i, o in widths.layers())
         with torch.no_grad():  # start near the identity transform
-            self.hyper[-1].kernel_bias.mul_(0.01)
-            self.hyper[-1].kernel.mul_(0.01)
+            self.hyper[-1].kernel_bias.mul_(0.1)
+            self.hyper[-1].kernel.mul_(0.1)
 
     def bake(self, regularization: Tensor | float) -> list[tuple[Tensor, Tensor]]:
         """Kernel (out, in, 3, 3, 3) and bias (out,) of every convolution for one lambda."""
@@ -184,16 +188,18 @@ class HyperConvolution(nn.Module):
         return kernel.permute(4, 3, 0, 1, 2).contiguous(memory_format=torch.channels_last_3d), bias
 
 
-def symmetric_velocity(moving: Tensor, fixed: Tensor, widths: Widths, kernels: Kernels, batch: bool = False) -> Tensor:
+def symmetric_velocity(moving: Tensor, fixed: Tensor, widths: Widths, kernels: Kernels, batch: bool = False,
+                       decoded: list[Tensor] | None = None) -> Tensor:
     """Velocity field (N, 3, X, Y, Z) that changes its sign when the images are swapped (SPEC 3.3 step 2).
 
     Args:
         moving, fixed: (N, 1, X, Y, Z) on the mid-space grid.
         batch: run both input orders as one batch, faster on a GPU but with twice the memory.
+        decoded: see :func:`run_unet`; needs ``batch``.
     """
     forward, backward = torch.cat([moving, fixed], 1), torch.cat([fixed, moving], 1)
     if batch:
-        both = run_unet(_to_channels_last(torch.cat([forward, backward])), widths, kernels)
+        both = run_unet(_to_channels_last(torch.cat([forward, backward])), widths, kernels, decoded)
         one, other = both.chunk(2)
     else:
         one = run_unet(_to_channels_last(forward), widths, kernels)
@@ -220,24 +226,30 @@ class MidSpace:
         """Fixed-to-moving matrix between the network images."""
         return self.to_moving @ torch.linalg.inv(self.to_fixed)
 
-    def total_field(self, steps: int, forward: bool = True) -> Tensor:
-        """Mixed field of SPEC 3.3 step 4 on a grid of half the density of the fixed network image.
+    def map_grid(self, grid_to_source: Tensor, shape: Sequence[int], steps: int, forward: bool = True) -> Tensor:
+        """Where the points of a grid in one image end up in the other: A1 (I + d1) A2^-1 (SPEC 3.3 step 4).
 
         Args:
+            grid_to_source: (4, 4) matrix from grid indices to indices of the fixed network image.
+            shape: size of the grid.
             steps: scaling and squaring steps.
-            forward: False gives the opposite field, on the half grid of the moving network image.
+            forward: False maps from the moving to the fixed image instead.
 
         Returns:
-            (1, 3, X, Y, Z): index in the other network image minus half-grid index.
+            (1, 3, *shape) indices in the other network image.
         """
-        if self.velocity is None:
-            raise ValueError("An affine mid-space has no field.")
         source, target = (self.to_fixed, self.to_moving) if forward else (self.to_moving, self.to_fixed)
-        displacement = spatial.integrate(self.velocity if forward else -self.velocity, steps)
-        double = torch.diag(source.new_tensor([2.0, 2.0, 2.0, 1.0]))
-        y = spatial.affine_grid(torch.linalg.inv(source) @ double, self.shape)
-        z = y + spatial.sample(displacement, y)
-        return spatial.transform_points(target, z) - spatial.identity_grid(self.shape, z.device)
+        y = spatial.affine_grid(torch.linalg.inv(source) @ grid_to_source, shape)
+        if self.velocity is not None:
+            displacement = spatial.integrate(self.velocity if forward else -self.velocity, steps)
+            y = y + spatial.sample(displacement, y)
+        return spatial.transform_points(target, y)
+
+    def total_field(self, steps: int, forward: bool = True) -> Tensor:
+        """Mixed field of SPEC 3.3 step 4, (1, 3, *shape): index in the other network image minus half-grid index."""
+        double = torch.diag(self.to_fixed.new_tensor([2.0, 2.0, 2.0, 1.0]))
+        reached = self.map_grid(double, self.shape, steps, forward)
+        return reached - spatial.identity_grid(self.shape, reached.device)
 
 
 def half_resolution(image: Tensor) -> Tensor:

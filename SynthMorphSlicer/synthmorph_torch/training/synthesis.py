@@ -7,7 +7,6 @@ SPEC 6. All tensors live on one device, so that a GPU synthesizes as fast as it 
 """
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,31 +265,37 @@ def normalise(image: Tensor) -> Tensor:
     return image / image.amax().clamp(min=1e-6)
 
 
-def render(subject: Subject, n: int, spacing: float, to_subject: Tensor, warp_mm: float) -> tuple[Tensor, Tensor]:
-    """Synthesize one image and its structures on the n^3 network grid.
+def place(subject: Subject, n: int, spacing: float, to_subject: Tensor, warp_mm: float) -> Tensor:
+    """Where the points of the n^3 network grid lie in a subject, (1, 3, n, n, n) voxels of its label map.
 
     Args:
         subject: the label map.
         n, spacing: size and voxel size (mm) of the LIA network grid around the origin.
         to_subject: (4, 4) float64, RAS millimetres of the network grid to millimetres of the subject.
         warp_mm: amplitude of an additional smooth random displacement.
-
-    Returns:
-        image (1, 1, n, n, n) in [0, 1] and structures (n, n, n) int64 in 0..NONE.
     """
     device = subject.labels.device
-    to_voxel = subject.matrix @ to_subject @ network_axes(n, spacing, device)
-    coordinates = spatial.affine_grid(to_voxel, (n, n, n))
+    coordinates = spatial.affine_grid(subject.matrix @ to_subject @ network_axes(n, spacing, device), (n, n, n))
     if warp_mm > 0:
         coordinates = coordinates + smooth_field((n, n, n), int(torch.randint(4, 9, (1,))), warp_mm / 2, device)
-    painted = paint(subject)
+    return coordinates
+
+
+def render(subject: Subject, coordinates: Tensor, spacing: float, painted: Tensor | None = None
+           ) -> tuple[Tensor, Tensor]:
+    """Synthesize one image and its structures at given points of a subject.
+
+    Args:
+        subject: the label map.
+        coordinates: (1, 3, n, n, n), see :func:`place`.
+        spacing: voxel size of the network grid in millimetres.
+        painted: an image of this subject from :func:`paint`, to be shown again; by default a new one.
+
+    Returns:
+        image (1, 1, n, n, n) in [0, 1] and structures (1, n, n, n) int64 in 0..NONE.
+    """
+    painted = paint(subject) if painted is None else painted
     painted = blur(painted, float(uniform(0.15, 0.25)) * spacing)  # average what a voxel covers
-    degraded = degrade(spatial.sample(painted, coordinates, fill=0.0), spacing)
+    image = degrade(spatial.sample(painted, coordinates, fill=0.0), spacing)
     classes = spatial.sample(subject.labels[None, None].float(), coordinates, "nearest", fill=float(NONE))
-    return degraded, subject.structure[classes[0, 0].long()]
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as dictionaries."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return image, subject.structure[classes[0].long()]

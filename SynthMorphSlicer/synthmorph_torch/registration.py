@@ -1,0 +1,342 @@
+"""The pipeline: two images and options in, a :class:`Registration` out.
+
+Every door - command line, batch, worker, evaluation - calls :meth:`Model.register`. The steps are those of
+mri_synthmorph (SPEC 6, 7): resample both images to their network space, find the affine transform and the velocity
+field in the mid-space, and express the result between the native spaces.
+"""
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from . import images, labels, quality, refinement, spatial, transforms
+from .errors import ImageError, SynthMorphError, UsageError
+from .geometry import Space, index_map, network_space
+from .models import Networks, normalise
+from .networks import MidSpace
+
+Progress = Callable[[str, float], None]
+TRANSFORMS = ("joint", "affine", "rigid", "deform")
+TAPER = 6  # voxels over which the residual field fades to zero beyond the network's field of view
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of one registration; see :meth:`Model.register`."""
+
+    transform: str = "joint"
+    regularization: float = 0.5
+    steps: int = 7
+    extent: int = 256
+    refine: int | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for values that mean nothing."""
+        if self.transform not in TRANSFORMS:
+            raise UsageError(f"Transform '{self.transform}' is unknown: choose one of {', '.join(TRANSFORMS)}.")
+        if not 0 < self.regularization < 1:
+            raise UsageError(f"Regularization {self.regularization:g} is out of range: choose a value between 0 and 1, "
+                             "both excluded (0.5 is a good start).")
+        if self.steps < 5:
+            raise UsageError(f"{self.steps} integration steps are too few for a smooth inverse: choose 5 or more.")
+        if self.extent not in (192, 256):
+            raise UsageError(f"Extent {self.extent} is not supported: choose 192 or 256 (millimetres).")
+        if self.refine is not None and self.refine < 0:
+            raise UsageError(f"The number of refinement iterations must not be negative, but is {self.refine}.")
+
+
+@dataclass
+class Inputs:
+    """Two images in network space, ready for the networks; kept so that another lambda needs no new resampling."""
+
+    moving: Tensor  # (1, 1, N, N, N) in [0, 1]
+    fixed: Tensor
+    moving_net: Space
+    fixed_net: Space
+    residual_net: Space  # unsheared network space around the fixed image, on which the residual field is stored
+    opposite_net: Space  # the same around the moving image
+
+
+@dataclass
+class Model:
+    """Networks on a device, with the name and checksum under which their results are reported."""
+
+    networks: Networks
+    name: str
+    device: torch.device
+    checksum: str = ""
+    default_refinement: int = 0
+    reason: str = ""
+    licence: str = ""
+    transforms: tuple[str, ...] = TRANSFORMS
+
+    def register(self, moving: sitk.Image, fixed: sitk.Image, transform: str = "joint", regularization: float = 0.5,
+                 steps: int = 7, extent: int = 256, initial: np.ndarray | None = None, mid_space: bool = False,
+                 refine: int | None = None, progress: Progress | None = None) -> Registration:
+        """Bring ``moving`` onto ``fixed``.
+
+        Args:
+            moving, fixed: scalar 3-D images with any geometry.
+            transform: "joint" (affine and deformable), "affine", "rigid", or "deform" (images already aligned).
+            regularization: lambda in (0, 1); higher is smoother.
+            steps: scaling and squaring steps, at least 5.
+            extent: edge of the network's field of view in millimetres, 192 or 256.
+            initial: (4, 4) matrix from fixed to moving world points (LPS millimetres), applied before registration.
+            mid_space: apply half of ``initial`` to each image, as mri_synthmorph's ``-M``.
+            refine: iterations of instance optimisation; None takes the model's default, 0 switches it off.
+            progress: called with the name of a stage and the fraction of all work done before it.
+
+        Raises:
+            ImageError: an image cannot be registered. UsageError: an option makes no sense. DeviceError: the device
+            ran out of memory and nothing smaller could be tried.
+        """
+        options = Options(transform, regularization, steps, extent, refine)
+        options.check()
+        images.check_image(moving, "moving image")
+        images.check_image(fixed, "fixed image")
+        if transform == "deform" and initial is None:
+            images.check_overlap(moving, fixed)
+        stages = Stages(progress)
+        stages.start("preparing images", 0.0)
+        inputs = self._prepare(moving, fixed, options, initial, mid_space)
+        return self._run(Registration(self, moving, fixed, options, inputs), stages)
+
+    def _prepare(self, moving: sitk.Image, fixed: sitk.Image, options: Options, initial: np.ndarray | None,
+                 mid_space: bool) -> Inputs:
+        if mid_space and initial is None:
+            raise UsageError("Mid-space initialisation needs an initial transform (-M requires -i).")
+        spacing = self.networks.spacing
+        fixed_net = residual = network_space(Space.of(fixed).center, options.extent, spacing)
+        moving_net = opposite = network_space(Space.of(moving).center, options.extent, spacing)
+        if options.transform == "deform":
+            moving_net = fixed_net
+        if initial is not None:
+            fixed_net, moving_net = self._initialise(residual, initial, mid_space)
+        tensors = [network_image(image, net, self.device) for image, net in ((moving, moving_net), (fixed, fixed_net))]
+        return Inputs(tensors[0], tensors[1], moving_net, fixed_net, residual, opposite)
+
+    @staticmethod
+    def _initialise(space: Space, initial: np.ndarray, halfway: bool) -> tuple[Space, Space]:
+        """Network spaces of the fixed and the moving image for an initial fixed-to-moving matrix (SPEC 6)."""
+        if abs(np.linalg.det(initial[:3, :3])) < 1e-6:
+            raise UsageError("The initial transform is singular: give an invertible affine matrix.")
+        if not halfway:
+            return space, dataclasses.replace(space, matrix=initial @ space.matrix)
+        root = square_root(torch.as_tensor(initial)).numpy()
+        return (dataclasses.replace(space, matrix=np.linalg.inv(root) @ space.matrix),
+                dataclasses.replace(space, matrix=root @ space.matrix))
+
+    @torch.inference_mode()
+    def _run(self, result: Registration, stages: Stages) -> Registration:
+        options, inputs = result.options, result.inputs
+        stages.start("affine transform", 0.2)
+        if options.transform in ("affine", "rigid"):
+            result.net_affine = self.networks.affine(inputs.moving, inputs.fixed, options.transform == "rigid")
+            return result.finish(stages)
+        if result.mid is None:
+            try:
+                result.mid = self.networks.mid_space(inputs.moving, inputs.fixed, options.transform == "joint")
+            except ValueError as error:
+                raise ImageError(f"The two images could not be aligned: {error} Check that both show a brain, or give "
+                                 "an initial transform.") from None
+        stages.start("deformable transform", 0.35)
+        velocity = self.networks.velocity(inputs.moving, inputs.fixed, result.mid, options.regularization)
+        result.mid = dataclasses.replace(result.mid, velocity=velocity)
+        iterations = self.default_refinement if options.refine is None else options.refine
+        if iterations:
+            stages.start("refinement", 0.5)
+            spacing = float(np.cbrt(abs(np.linalg.det(inputs.fixed_net.matrix @ result.mid.to_fixed.cpu().numpy()))))
+            result.mid = refinement.refine(inputs.moving, inputs.fixed, result.mid, spacing, iterations,
+                                           options.regularization, stages.inner)
+        result.net_affine = result.mid.affine
+        return result.finish(stages)
+
+
+class Stages:
+    """Names what is being done, with the seconds each stage took."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        self._name, self._since, self._fraction = "", time.perf_counter(), 0.0
+
+    def start(self, name: str, fraction: float) -> None:
+        now = time.perf_counter()
+        if self._name:
+            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
+        self._name, self._since, self._fraction = name, now, fraction
+        if self.progress and name:
+            self.progress(name, fraction)
+
+    def inner(self, done: float) -> None:
+        """Progress inside the current stage, which lasts until 90 % of the whole."""
+        if self.progress:
+            self.progress(self._name, self._fraction + done * (0.9 - self._fraction))
+
+
+@dataclass
+class Registration:
+    """Result of a registration: two opposite transforms and everything that follows from them.
+
+    ``fixed_to_moving`` maps fixed world points to moving world points (LPS millimetres) and is what one samples the
+    moving image with; ``moving_to_fixed`` is its opposite. Both are :class:`SimpleITK.Transform`: an affine
+    transform, or a composite of a residual displacement field and an affine transform, ``T(p) = A (p + r(p))``.
+    """
+
+    model: Model = field(repr=False)
+    moving: sitk.Image = field(repr=False)
+    fixed: sitk.Image = field(repr=False)
+    options: Options
+    inputs: Inputs = field(repr=False)
+    mid: MidSpace | None = field(default=None, repr=False)
+    net_affine: Tensor | None = field(default=None, repr=False)
+    fixed_to_moving: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
+    moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) affine part, fixed to moving world points, LPS millimetres."""
+        assert self.net_affine is not None
+        inputs = self.inputs
+        return inputs.moving_net.matrix @ self.net_affine.cpu().numpy() @ np.linalg.inv(inputs.fixed_net.matrix)
+
+    def finish(self, stages: Stages) -> Registration:
+        """Express the networks' result as transforms between the native worlds."""
+        stages.start("writing transforms", 0.9)
+        affine = self.affine
+        if self.mid is None or self.mid.velocity is None:
+            self.fixed_to_moving, self.moving_to_fixed = (transforms.affine_transform(m)
+                                                          for m in (affine, np.linalg.inv(affine)))
+        else:
+            inputs = self.inputs
+            self.fixed_to_moving = self._composite(inputs.residual_net, inputs.fixed_net, inputs.moving_net, affine, True)
+            self.moving_to_fixed = self._composite(inputs.opposite_net, inputs.moving_net, inputs.fixed_net,
+                                                   np.linalg.inv(affine), False)
+        stages.start("", 1.0)
+        if stages.progress:
+            stages.progress("done", 1.0)
+        self.seconds = stages.seconds
+        return self
+
+    def _composite(self, grid: Space, source: Space, target: Space, affine: np.ndarray, forward: bool) -> sitk.Transform:
+        """Residual field on a half-resolution grid, then the affine part (SPEC 3.3 step 4, in millimetres)."""
+        assert self.mid is not None
+        networks, device = self.model.networks, self.inputs.fixed.device
+        lattice = grid.scaled(networks.residual_factor)
+        box = residual_box(lattice, source, self.mid, forward, whole=not networks.fades)
+        reached = self.mid.map_grid(torch.as_tensor(index_map(box, source), device=device), box.shape,
+                                    self.options.steps, forward)
+        to_world = torch.as_tensor(np.linalg.inv(affine) @ target.matrix, device=device)
+        points = spatial.affine_grid(torch.as_tensor(box.matrix, device=device), box.shape)
+        residual = (spatial.transform_points(to_world, reached) - points) * taper(box.shape, device)
+        return transforms.residual_transform(residual[0].cpu().numpy(), box, affine)
+
+    def with_regularization(self, regularization: float, progress: Progress | None = None) -> Registration:
+        """The same registration with another lambda; reuses the affine part and the images in network space."""
+        options = dataclasses.replace(self.options, regularization=regularization)
+        options.check()
+        mid = self.mid and dataclasses.replace(self.mid, velocity=None)
+        again = Registration(self.model, self.moving, self.fixed, options, self.inputs, mid)
+        return self.model._run(again, Stages(progress))
+
+    def warp(self, moving: sitk.Image | None = None, interpolation: str = "linear", fill: float = 0.0) -> sitk.Image:
+        """An image of the moving space (by default the moving image itself) on the grid of the fixed image."""
+        return transforms.apply(self.fixed_to_moving, moving or self.moving, self.fixed, interpolation, fill)
+
+    def warp_inverse(self, fixed: sitk.Image | None = None, interpolation: str = "linear", fill: float = 0.0
+                     ) -> sitk.Image:
+        """An image of the fixed space on the grid of the moving image."""
+        return transforms.apply(self.moving_to_fixed, fixed or self.fixed, self.moving, interpolation, fill)
+
+    def warp_labels(self, moving_labels: sitk.Image) -> sitk.Image:
+        """A label map of the moving space on the grid of the fixed image; the same integers, nothing new."""
+        return labels.warp_labels(self.fixed_to_moving, moving_labels, self.fixed)
+
+    def jacobian(self, log: bool = False) -> sitk.Image:
+        """Determinant of the Jacobian of the whole map at every fixed voxel: local volume change."""
+        return quality.jacobian_map(self.fixed_to_moving, self.fixed, log=log)
+
+    def provenance(self) -> dict[str, object]:
+        """Model, checksum, device, options and seconds per stage, ready for JSON."""
+        return {"model": self.model.name, "checksum": self.model.checksum, "device": str(self.model.device),
+                **dataclasses.asdict(self.options), "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
+
+    def measures(self, moving_labels: sitk.Image | None = None, fixed_labels: sitk.Image | None = None
+                 ) -> dict[str, object]:
+        """All quality measures (see :func:`quality.measures`) together with the provenance."""
+        figures = quality.measures(self.fixed_to_moving, self.moving_to_fixed, self.moving, self.fixed,
+                                   moving_labels=moving_labels, fixed_labels=fixed_labels)
+        return {**self.provenance(), **figures}
+
+
+def network_image(image: sitk.Image, net: Space, device: torch.device) -> Tensor:
+    """Resample an image to network space and normalise it, (1, 1, N, N, N) (SPEC 6).
+
+    Finer images are smoothed first where the network grid is coarser than 1 mm, so that no detail is aliased.
+    """
+    spacing = float(np.mean(net.spacing))
+    if spacing > 1.5:
+        sigma = [0.4 * spacing if s < spacing / 1.5 else 0.0 for s in image.GetSpacing()]
+        if max(sigma) > 0:
+            image = sitk.DiscreteGaussian(sitk.Cast(image, sitk.sitkFloat32), [s**2 for s in sigma])
+    volume = torch.as_tensor(images.to_array(image), device=device)[None, None]
+    matrix = torch.as_tensor(index_map(net, Space.of(image)), device=device)
+    resampled = spatial.resample(volume, matrix, net.shape)
+    if float(resampled.max() - resampled.min()) <= 0:
+        raise ImageError("The image is empty where the network looks: check that its content lies near the middle of "
+                         "its field of view, or choose extent 256.")
+    return normalise(resampled)
+
+
+def residual_box(lattice: Space, source: Space, mid: MidSpace, forward: bool, whole: bool) -> Space:
+    """The part of a lattice that the mid-space grid covers, with a margin for the taper.
+
+    Args:
+        lattice: voxels on which the residual field may be stored, around the source image.
+        source: network space of the source image.
+        mid: the mid-space.
+        forward: whether the fixed image is the source.
+        whole: include all of the lattice, because the field does not vanish beyond the mid-space grid.
+    """
+    to_source = (mid.to_fixed if forward else mid.to_moving).cpu().numpy()
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in mid.shape], indexing="ij"), -1).reshape(8, 3)
+    world = source.to_world(corners @ to_source[:3, :3].T + to_source[:3, 3])
+    index = lattice.to_index(world)
+    low, high = np.floor(index.min(0)), np.ceil(index.max(0))
+    if whole:
+        low, high = np.minimum(low, 0), np.maximum(high, np.array(lattice.shape) - 1)
+    low, high = (low - TAPER).astype(int), (high + TAPER).astype(int)
+    shift = np.eye(4)
+    shift[:3, 3] = low
+    x, y, z = (int(n) for n in high - low + 1)
+    return Space((x, y, z), lattice.matrix @ shift)
+
+
+def taper(shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """(1, 1, X, Y, Z): one inside, falling to zero over the padded outer voxels."""
+    window = torch.ones(1, 1, 1, 1, 1, device=device)
+    for axis, n in enumerate(shape):
+        distance = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device))
+        size = [1] * 5
+        size[axis + 2] = n
+        window = window * (distance / TAPER).clamp(max=1.0).view(size)
+    return window
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    """Principal square root of an initial transform, or a sentence saying why there is none."""
+    try:
+        return spatial.sqrtm(matrix)
+    except ValueError as error:
+        raise UsageError(f"{error} Use it without the mid-space option.") from None
+
+
+__all__ = ["Model", "Options", "Registration", "SynthMorphError"]
