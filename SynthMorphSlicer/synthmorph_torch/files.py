@@ -104,15 +104,16 @@ def write_text(path: str | Path, text: str) -> None:
 def check_length(path: Path, expected: int) -> None:
     """Raise OSError if a file holds fewer than ``expected`` bytes once decompressed, or is damaged.
 
-    ITK does not notice when the disk fills up while it writes NIfTI.
+    ITK's NIfTI code notices neither a disk that fills up while it writes nor a truncated file that it reads.
     """
-    length = 0
-    with open(path, "rb") as file:
-        inflate = zlib.decompressobj(wbits=31) if path.suffix == ".gz" else None
-        while chunk := file.read(1 << 20):
-            try:
-                length += len(inflate.decompress(chunk) if inflate else chunk)
-            except zlib.error as error:
-                raise OSError("the file is damaged") from error
+    length = path.stat().st_size
+    if path.suffix.lower() == ".gz":
+        length, inflate = 0, zlib.decompressobj(wbits=31)
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                try:
+                    length += len(inflate.decompress(chunk))
+                except zlib.error as error:
+                    raise OSError("the file is damaged") from error
     if length < expected:
         raise OSError("the file is shorter than it should be; the disk may be full")

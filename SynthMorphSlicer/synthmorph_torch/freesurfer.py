@@ -231,6 +231,11 @@ def read_lta(path: str | Path) -> Matrix:
     return flip_frame(np.linalg.inv(matrix))
 
 
+def lta_target(path: str | Path) -> Space | None:
+    """Grid of the fixed image that an .lta file names, or None if it names none."""
+    return _lta_space(re.sub(r"#.*", "", Path(path).read_text(encoding="utf-8", errors="replace")), "dst")
+
+
 def _lta_space(text: str, name: str) -> Space | None:
     """Grid of the "src" or "dst" image of an LTA, if there is a valid one."""
     block = re.search(rf"^\s*{name} volume info\s*\n((?:\s*\w+\s*=.*\n?)+)", text, re.MULTILINE)

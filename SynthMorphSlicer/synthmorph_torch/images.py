@@ -8,6 +8,7 @@ their exact, sheared grid, which SimpleITK resamples correctly.
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def read_image(path: str | Path) -> sitk.Image:
     path = Path(path)
     if not path.exists():
         raise ImageError(f"'{path}' does not exist: check the file name.")
-    image = _read_mgh_image(path) if extension(path) in (*MGH_IMAGES, ".mgh.gz") else _read_itk(path)
+    image = _read_mgh_image(path) if extension(path) in (*MGH_IMAGES, ".mgh.gz") else read_itk(path)
     _check_kind(image, f"'{path}'")
     return image
 
@@ -56,13 +57,21 @@ def _read_mgh_image(path: Path) -> sitk.Image:
     return volume.space.image(np.ascontiguousarray(volume.data[..., 0].transpose(2, 1, 0)))
 
 
-def _read_itk(path: Path) -> sitk.Image:
+def read_itk(path: Path) -> sitk.Image:
+    """Read any image that ITK reads, vectors included, and make sure that a NIfTI file is all there.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    header = read_nifti_header(path)
     with quiet():
         try:
+            if header is not None:
+                check_length(path, header.length)
             return sitk.ReadImage(str(path))
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             problem = str(error)
-        if "orthonormal" in problem and (image := _read_sheared(path)) is not None:
+        if header is not None and "orthonormal" in problem and (image := _read_sheared(path, header)) is not None:
             return image
     if path.is_dir():
         advice = "it is a folder: convert a DICOM series to one file first, for example with dcm2niix"
@@ -98,6 +107,7 @@ class NiftiHeader:
     sform_code: int
     sform: NDArray[np.float64]  # (4, 4), index to RAS millimetres
     extensions: dict[int, bytes]
+    length: int  # bytes of the whole file, uncompressed
 
 
 def read_nifti_header(path: str | Path) -> NiftiHeader | None:
@@ -117,16 +127,16 @@ def read_nifti_header(path: str | Path) -> NiftiHeader | None:
         extensions[struct.unpack(order + "i", rest[4:8])[0]] = rest[8:size]
         rest = rest[size:]
     dim = struct.unpack(order + "8h", raw[40:56])
+    length = offset + math.prod(dim[1:1 + dim[0]]) * struct.unpack(order + "h", raw[72:74])[0] // 8
     sform = np.vstack([np.reshape(struct.unpack(order + "12f", raw[280:328]), (3, 4)), [0, 0, 0, 1]])
     return NiftiHeader(dim[1:1 + dim[0]], struct.unpack(order + "h", raw[68:70])[0],
                        raw[328:344].split(b"\0")[0].decode("latin-1"), struct.unpack(order + "h", raw[254:256])[0],
-                       sform.astype(np.float64), extensions)
+                       sform.astype(np.float64), extensions, length)
 
 
-def _read_sheared(path: Path) -> sitk.Image | None:
+def _read_sheared(path: Path, header: NiftiHeader) -> sitk.Image | None:
     """A NIfTI image with the exact grid of a sform that ITK refuses, or None if that is not invertible."""
-    header = read_nifti_header(path)
-    if header is None or header.sform_code <= 0 or not np.isfinite(header.sform).all():
+    if header.sform_code <= 0 or not np.isfinite(header.sform).all():
         return None
     setting = "ITK_NIFTI_SFORM_PERMISSIVE"
     before = os.environ.get(setting)
@@ -222,13 +232,12 @@ def check_labels(labels: sitk.Image, name: str = "label map", like: sitk.Image |
                              "or one resampled with linear interpolation.")
         if np.abs(voxels).max() >= 2**31:
             raise ImageError(f"{name} contains values beyond 32-bit integers: renumber the labels.")
-        labels = sitk.Cast(labels, sitk.sitkInt32)
     if not voxels.any():
         raise ImageError(f"{name} contains no label, every voxel is 0: give another label map.")
     if like is not None and not Space.of(labels).same_as(Space.of(like), 0.1 * min(like.GetSpacing())):
         raise ImageError(f"{name} lies on another grid than its image: resample it onto that image with "
                          "nearest-neighbour interpolation.")
-    return labels
+    return sitk.Cast(labels, sitk.sitkInt32) if voxels.dtype.kind == "f" else labels
 
 
 def check_overlap(moving: sitk.Image, fixed: sitk.Image) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .agreement import dice, label_agreement, surface_distances
 from .geometry import Matrix, Space
 from .images import foreground
+from .labels import warp_labels
 from .transforms import Grid, apply, displacement_slabs, linear_part
 
 __all__ = ["dice", "displacement_statistics", "inverse_consistency", "jacobian_map", "jacobian_statistics",
@@ -235,7 +236,7 @@ def measures(forward: sitk.Transform, backward: sitk.Transform | None, moving: s
                        "after": similarity(apply(forward, moving, fixed, fill=fill), fixed, mask)},
     }
     if moving_labels is not None and fixed_labels is not None:
-        moved = apply(forward, moving_labels, fixed_labels, "nearest")
+        moved = warp_labels(forward, moving_labels, fixed_labels)
         initial = apply(start, moving_labels, fixed_labels, "nearest")
         result["labels"] = label_agreement(moved, fixed_labels)
         result["labels"]["mean_dice_before"] = label_agreement(initial, fixed_labels, distances=False)["mean_dice"]

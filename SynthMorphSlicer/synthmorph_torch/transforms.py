@@ -33,7 +33,7 @@ from . import freesurfer
 from .errors import ImageError, SynthMorphError, TransformError, UsageError
 from .files import ITK_MATRICES, MGH_IMAGES, check_output_path, extension, replacing
 from .geometry import Matrix, Space, matrix_to_sitk_affine, sitk_affine_to_matrix, transform_points
-from .images import quiet, read_nifti_header, write_image
+from .images import quiet, read_itk, read_nifti_header, write_image
 
 Grid: TypeAlias = sitk.Image | Space
 PIXEL_TYPES = {"uint8": sitk.sitkUInt8, "int8": sitk.sitkInt8, "uint16": sitk.sitkUInt16, "int16": sitk.sitkInt16,
@@ -219,18 +219,9 @@ def _read_itk_transform(path: Path) -> sitk.Transform:
     return transform
 
 
-def _read_vectors(path: Path) -> sitk.Image:
-    try:
-        with quiet():
-            return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise TransformError(f"'{path}' is damaged or no transform: write it again, or name its format by its "
-                             "extension.") from error
-
-
 def _read_field(path: Path) -> sitk.Transform:
     """A displacement field as ITK stores it: LPS millimetres."""
-    field = _read_vectors(path)
+    field = read_itk(path)
     if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
         raise TransformError(f"'{path}' is no displacement field: it needs three dimensions and three components.")
     return _checked(path, field)
@@ -248,7 +239,7 @@ def _read_nifti_warp(path: Path) -> sitk.Transform:
         raise TransformError(f"'{path}' is damaged or no NIfTI-1 file: write it again.")
     if len(header.dim) == 4 and header.dim[3] == 3:
         _log.warning("'%s' does not say what its vectors mean: taking them for RAS millimetres.", path)
-        field = _read_vectors(path)
+        field = read_itk(path)
         vectors = np.moveaxis(sitk.GetArrayFromImage(field), 0, -1)
         space = Space.of(sitk.Extract(field, [*field.GetSize()[:3], 0]))
         return _from_freesurfer(path, vectors, space, freesurfer.DISPLACEMENT_RAS, None)
@@ -262,7 +253,7 @@ def _read_nifti_warp(path: Path) -> sitk.Transform:
     meaning = freesurfer.nifti_warp_format(header.extensions.get(14, b""))
     if meaning is None or meaning[0] == freesurfer.DISPLACEMENT_RAS or header.intent == _VECTOR:
         return _read_field(path)  # ITK 5.4 and later turns the vectors of DISPVECT from RAS to LPS
-    field = _read_vectors(path)
+    field = read_itk(path)
     return _from_freesurfer(path, sitk.GetArrayFromImage(field) * _RAS, Space.of(field), *meaning)
 
 

@@ -45,3 +45,19 @@ def load(reference: Callable[[str], Path]) -> Callable[[str], Mapping[str, np.nd
             return {key: data[key] for key in data.files}
 
     return arrays
+
+
+@pytest.fixture(scope="session")
+def data() -> Callable[[str], Path]:
+    """Path of a brain scan for development; skips the test where it is absent.
+
+    Looked for in the folder named by SYNTHMORPH_DATA, or in ``../shared/data`` beside the project.
+    """
+    folder = Path(os.environ.get("SYNTHMORPH_DATA") or ROOT.parent / "shared" / "data")
+
+    def find(name: str) -> Path:
+        if not (folder / name).is_file():
+            pytest.skip(f"{name} is not here, and SYNTHMORPH_DATA does not lead to it")
+        return folder / name
+
+    return find
