@@ -11,6 +11,7 @@ import gzip
 import math
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def read_nifti_header(path: str | Path) -> NiftiHeader | None:
             order = "<" if struct.unpack("<i", raw[:4])[0] == 348 else ">"
             offset = int(struct.unpack(order + "f", raw[108:112])[0])
             extensions, rest = {}, file.read(max(offset - 352, 0)) if raw[348] else b""
-    except (OSError, EOFError):
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error):
         return None
     while len(rest) >= 8 and (size := struct.unpack(order + "i", rest[:4])[0]) >= 8:
         extensions[struct.unpack(order + "i", rest[4:8])[0]] = rest[8:size]

@@ -105,7 +105,7 @@ UNREADABLE = {
     "slice.nii": (lambda path: nifti(path, np.zeros((6, 5, 1), np.float32)), "one slice"),
     "series.nii": (lambda path: nifti(path, np.zeros((6, 5, 4, 3), np.float32)), "4 dimensions"),
     "complex.nii": (lambda path: nifti(path, np.zeros((6, 5, 4), np.complex64)), "complex"),
-    "frames.mgz": (lambda path: nib.save(nib.MGHImage(np.zeros((6, 5, 4, 3), np.float32), np.eye(4)), path), "3 frames"),
+    "frames.mgz": (lambda path: nib.save(nib.MGHImage(np.zeros((6, 5, 4, 3), "f4"), np.eye(4)), path), "3 frames"),
     "vector.mha": (lambda path: sitk.WriteImage(sitk.Compose(*[volume()] * 2), str(path)), "vector or colour"),
 }
 
@@ -204,8 +204,8 @@ def test_overlap():
         images.check_overlap(moving, fixed)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "image"), ("a", "image"), ("a.lta", "warp"), ("a.nii.gz", "matrix"),
-                                            ("a.txt", "warp"), ("a.txt", "json")])
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "image"), ("a", "image"), ("a.lta", "warp"),
+                                            ("a.nii.gz", "matrix"), ("a.txt", "warp"), ("a.txt", "json")])
 def test_unknown_extensions_are_wrong_usage(tmp_path, name, kind):
     with pytest.raises(UsageError, match="ending in") as caught:
         images.check_output_path(tmp_path / name, kind)
