@@ -1,9 +1,9 @@
 """Reading, checking and writing images and label maps.
 
 Images are :class:`SimpleITK.Image` objects with their geometry in LPS millimetres. How a header is to be understood
-is left to ITK, so that Slicer and ANTs agree; a NIfTI qform code of 0, for one, means that the sform counts. There is one addition: ITK refuses NIfTI
-files with a sheared sform, which FreeSurfer and others write for header-only affine registration. They are read with
-their exact, sheared grid, which SimpleITK resamples correctly.
+is left to ITK, so that Slicer and ANTs agree; a NIfTI qform code of 0, for one, means that the sform counts. There is
+one addition: ITK refuses NIfTI files with a sheared sform, which FreeSurfer and others write for header-only affine
+registration. They are read with their exact, sheared grid, which SimpleITK resamples correctly.
 """
 from __future__ import annotations
 
