@@ -8,6 +8,7 @@ All functions are differentiable and run on the device of their arguments. Small
 """
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -267,8 +268,9 @@ def sqrtm(matrix: Tensor) -> Tensor:
     linear, translation = matrix[:3, :3], matrix[:3, 3]
     eye = torch.eye(3, dtype=torch.float64, device=matrix.device)
     root, inverse = linear, eye
-    for _ in range(30):
-        root, inverse = (root + torch.linalg.inv(inverse)) / 2, (inverse + torch.linalg.inv(root)) / 2
+    with contextlib.suppress(torch.linalg.LinAlgError):  # an iterate is singular: the check below fails
+        for _ in range(30):
+            root, inverse = (root + torch.linalg.inv(inverse)) / 2, (inverse + torch.linalg.inv(root)) / 2
     if not torch.allclose(root @ root, linear, atol=1e-6, rtol=1e-6):
         raise ValueError("The affine transform has no real square root: it flips the image or turns it by half a turn.")
     half = torch.linalg.solve(root + eye, translation)
