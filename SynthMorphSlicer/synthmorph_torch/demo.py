@@ -77,7 +77,7 @@ def make_patient(template: sitk.Image, seed: int = 0) -> Patient:
     """Draw a patient: rotation up to 20 degrees and shift up to 15 mm along every axis, size within 8 %, and a warp."""
     random = np.random.default_rng(seed)
     space = Space.of(template)
-    mask = sitk.GetArrayViewFromImage(images.foreground(template)).transpose(2, 1, 0)
+    mask = sitk.GetArrayFromImage(images.foreground(template)).transpose(2, 1, 0)
     brain = space.to_world(np.argwhere(mask))
     centre = brain.mean(0)
     affine = _random_affine(random, centre)
@@ -137,13 +137,13 @@ def error_mm(forward: sitk.Transform, patient: Patient, template: sitk.Image) ->
     space = Space.of(template)
     thin = Space(tuple(-(-n // 4) for n in space.shape), space.matrix @ np.diag([4.0, 4, 4, 1]))  # type: ignore[arg-type]
     displacement = sitk.GetArrayFromImage(transforms.to_displacement_field(round_trip, thin))
-    brain = sitk.GetArrayViewFromImage(images.foreground(template))[::4, ::4, ::4] != 0
+    brain = sitk.GetArrayFromImage(images.foreground(template))[::4, ::4, ::4] != 0
     distance = np.linalg.norm(displacement[brain], axis=-1)
     return float(distance.mean()), float(np.percentile(distance, 95))
 
 
 def run(model: Model, folder: Path, template: Path | None = None, spacing: float = 1.0, seed: int = 0,
-        progress: Progress | None = None) -> Outcome:
+        refine: int | None = None, progress: Progress | None = None) -> Outcome:
     """Make a patient, register it to the template, and write everything worth looking at into a folder.
 
     Args:
@@ -152,6 +152,7 @@ def run(model: Model, folder: Path, template: Path | None = None, spacing: float
         template: image to use instead of MNI152.
         spacing: voxel size of both images in mm; coarser is faster.
         seed: of the random patient.
+        refine: iterations of instance optimisation; None takes the model's default.
         progress: called with the name of a stage and the fraction of all work done before it.
     """
     tell = progress or (lambda stage, fraction: None)
@@ -159,11 +160,12 @@ def run(model: Model, folder: Path, template: Path | None = None, spacing: float
     tell("making a patient", 0.0)
     fixed = thin_out(images.check_image(images.read_image(template or template_path()), "template"), spacing)
     patient = make_patient(fixed, seed)
-    result = model.register(patient.image, fixed, progress=lambda stage, done: tell(stage, 0.05 + 0.6 * done))
+    result = model.register(patient.image, fixed, refine=refine,
+                            progress=lambda stage, done: tell(stage, 0.05 + 0.6 * done))
     folder.mkdir(parents=True, exist_ok=True)
     wanted = outputs.Outputs(
-        moved=folder / "moved.nii.gz", transform=folder / "patient_to_template.nii.gz",
-        inverse=folder / "template_to_patient.nii.gz", jacobian=folder / "jacobian.nii.gz", report=folder / "report",
+        moved=folder / "moved.nii.gz", transform=folder / "patient_to_template.h5",
+        inverse=folder / "template_to_patient.h5", jacobian=folder / "jacobian.nii.gz", report=folder / "report",
         measures=folder / "measures.json")
     wanted.check("joint")
     images.write_image(fixed, folder / "template.nii.gz")

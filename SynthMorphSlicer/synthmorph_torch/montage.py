@@ -50,7 +50,7 @@ def planes_through(image: sitk.Image) -> list[Plane]:
     posterior or superior to inferior: pictures of the head as one expects them, whatever the orientation of the voxels.
     """
     space = Space.of(image)
-    inside = np.argwhere(sitk.GetArrayViewFromImage(foreground(image)).transpose(2, 1, 0))
+    inside = np.argwhere(sitk.GetArrayFromImage(foreground(image)).transpose(2, 1, 0))
     world = space.to_world(inside if len(inside) else np.array([[0, 0, 0], space.shape]))
     low, high = np.percentile(world, 0.2, axis=0) - 8, np.percentile(world, 99.8, axis=0) + 8
     middle = (low + high) / 2
@@ -187,7 +187,8 @@ def _draw_row(axes: NDArray[Any], row: Picture, shown: dict[str, tuple[float, fl
     inside = content(row.fixed)
     for panel, name in zip(axes, ("fixed", "before", "after"), strict=False):
         low, high = shown[name]
-        panel.imshow(np.nan_to_num(getattr(row, name), nan=low), cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
+        pixels = np.nan_to_num(getattr(row, name), nan=low)
+        panel.imshow(pixels, cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
         if name != "fixed":
             _outline(panel, inside)
     axes[3].imshow(row.difference, cmap="RdBu_r", vmin=-0.6 * contrast, vmax=0.6 * contrast, interpolation="bilinear")

@@ -61,8 +61,8 @@ class Outputs:
         """
         linear = transform in LINEAR
         if self.header_only and not linear:
-            raise UsageError(f"-H cannot be used with a {transform} registration, whose warp does not fit into a header: "
-                             "choose -m affine or -m rigid, or leave out -H.")
+            raise UsageError(f"-H cannot be used with a {transform} registration, whose warp does not fit into a "
+                             "header: choose -m affine or -m rigid, or leave out -H.")
         if self.header_only and not (self.moved or self.moved_fixed):
             raise UsageError("-H changes how images are saved, but none is: add -o or -O.")
         if self.fixed_labels and not self.labels:
@@ -109,10 +109,10 @@ class Outputs:
         return [path for path, _ in steps]
 
     def _steps(self, result: Registration, labels: list[tuple[sitk.Image, Path]]
-               ) -> Iterator[tuple[Path, Callable[[], None]]]:
+               ) -> Iterator[tuple[Path, Callable[[], object]]]:
         from . import images, transforms
 
-        def image(path: Path, make: Callable[[], sitk.Image]) -> tuple[Path, Callable[[], None]]:
+        def image(path: Path, make: Callable[[], sitk.Image]) -> tuple[Path, Callable[[], object]]:
             return path, lambda: images.write_image(make(), path)
 
         if self.transform:
@@ -120,7 +120,8 @@ class Outputs:
             yield path, lambda: transforms.write_transform(result.fixed_to_moving, path, result.fixed, result.moving)
         if self.inverse:
             inverse = self.inverse
-            yield inverse, lambda: transforms.write_transform(result.moving_to_fixed, inverse, result.moving, result.fixed)
+            yield inverse, lambda: transforms.write_transform(result.moving_to_fixed, inverse, result.moving,
+                                                              result.fixed)
         if self.moved:
             yield image(self.moved, lambda: self._moved(result))
         if self.moved_fixed:
@@ -137,7 +138,7 @@ class Outputs:
             yield from self._judgements(result, labels)
 
     def _judgements(self, result: Registration, labels: list[tuple[sitk.Image, Path]]
-                    ) -> Iterator[tuple[Path, Callable[[], None]]]:
+                    ) -> Iterator[tuple[Path, Callable[[], object]]]:
         from . import files, images, report
 
         figures: dict[str, Any] = {}
@@ -163,7 +164,9 @@ class Outputs:
     def _moved_fixed(self, result: Registration) -> sitk.Image:
         from . import transforms
 
-        return transforms.header_only(result.fixed, result.moving_to_fixed) if self.header_only else result.warp_inverse()
+        if self.header_only:
+            return transforms.header_only(result.fixed, result.moving_to_fixed)
+        return result.warp_inverse()
 
 
 def check_folder(folder: Path) -> None:
@@ -187,5 +190,6 @@ def write_network_inputs(result: Registration, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     inputs = result.inputs
-    for name, volume, space in (("inp_1.mgz", inputs.moving, inputs.moving_net), ("inp_2.mgz", inputs.fixed, inputs.fixed_net)):
+    seen = (("inp_1.mgz", inputs.moving, inputs.moving_net), ("inp_2.mgz", inputs.fixed, inputs.fixed_net))
+    for name, volume, space in seen:
         images.write_image(images.from_array(volume[0, 0].float().cpu().numpy(), space), folder / name)

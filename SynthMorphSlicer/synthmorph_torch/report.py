@@ -1,4 +1,4 @@
-"""One self-contained HTML page on a registration: pictures, verdict, numbers, settings. It loads nothing from outside."""
+"""One HTML page on a registration: pictures, verdict, numbers, settings. It loads nothing from outside."""
 from __future__ import annotations
 
 import base64
@@ -59,8 +59,8 @@ def render(measures: Mapping[str, Any], picture: bytes) -> str:
     parts = [
         "<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8"><title>SynthMorph registration</title>',
         f"<style>{STYLE}</style></head><body>", "<h1>Registration report</h1>",
-        f'<p class="quiet">{_text(measures.get("transform"))} registration with the {_text(measures.get("model"))} model, '
-        f"{now}. Not for clinical use.</p>",
+        f'<p class="quiet">{_text(measures.get("transform"))} registration with the {_text(measures.get("model"))} '
+        f"model, {now}. Not for clinical use.</p>",
         f'<div class="verdict {kind}">{_text(verdict)}</div>', "<h2>Pictures</h2>",
         f'<img alt="Fixed image, moving image before and after, difference, volume change, warped grid" '
         f'src="data:image/png;base64,{image}">',
@@ -88,11 +88,11 @@ def judge(measures: Mapping[str, Any]) -> tuple[str, str]:
         return "bad", (f"The warp folds at {folding['count']:,} voxels, the worst of them {tuple(worst)}: raise the "
                        "regularization.")
     if before is not None and after is not None and after < before:
-        return "bad", "The images are less alike than before the registration: look at the pictures for a gross failure."
+        return "bad", "The images are less alike than before the registration: look for a gross failure."
     spread = measures["jacobian"]["sd_log"]
     if spread is not None and spread > 0.6:
-        return "warn", (f"The warp changes volumes strongly (SD of log J {spread:.2f}): check that the change is anatomical, "
-                        "or raise the regularization.")
+        return "warn", (f"The warp changes volumes strongly (SD of log J {spread:.2f}): check that the change is "
+                        "anatomical, or raise the regularization.")
     return "good", "The warp does not fold and the images became more alike. Look at the pictures before using it."
 
 
@@ -108,11 +108,13 @@ def measure_rows(measures: Mapping[str, Any]) -> list[Row]:
         ("Jacobian, 1st to 99th percentile", _range(jacobian.get("percentiles")),
          "above 1, the moving image is larger there"),
         ("SD of log Jacobian", _number(jacobian.get("sd_log")), "roughness of the warp; 0 for a pure affine"),
-        ("Displacement", f"{_number(total['mean'])} mm, at most {_number(total['max'])} mm", "mean over the fixed foreground"),
+        ("Displacement", f"{_number(total['mean'])} mm, at most {_number(total['max'])} mm",
+         "mean over the fixed foreground"),
         ("Displacement beyond affine", f"{_number(residual['mean'])} mm, at most {_number(residual['max'])} mm", ""),
     ]
     if consistency := measures.get("inverse_consistency_mm"):
-        rows.append(("Inverse consistency", f"{_number(consistency['mean'])} mm, at most {_number(consistency['max'])} mm",
+        rows.append(("Inverse consistency",
+                     f"{_number(consistency['mean'])} mm, at most {_number(consistency['max'])} mm",
                      "by how much going there and back misses"))
     for key, name, note in (("nmi", "Mutual information (normalised)", "1 unrelated, 2 identical; for any contrast"),
                             ("ncc", "Correlation", "meaningful for like contrasts only")):
@@ -140,12 +142,13 @@ def setting_rows(measures: Mapping[str, Any]) -> list[Row]:
     rows = [(title, "default" if measures.get(key) is None else str(measures[key]), "") for key, title in names.items()
             if key in measures]
     rows += [("Note", str(note), "") for note in measures.get("notes") or ()]
-    return rows + [(f"Time: {stage}", f"{seconds:.1f} s", "") for stage, seconds in (measures.get("seconds") or {}).items()]
+    seconds = measures.get("seconds") or {}
+    return rows + [(f"Time: {stage}", f"{spent:.1f} s", "") for stage, spent in seconds.items()]
 
 
 def _table(rows: list[Row]) -> str:
-    cells = "".join(f'<tr><td>{_text(name)}</td><td class="number">{_text(value)}</td><td class="note">{_text(note)}</td></tr>'
-                    for name, value, note in rows)
+    cells = "".join(f'<tr><td>{_text(name)}</td><td class="number">{_text(value)}</td>'
+                    f'<td class="note">{_text(note)}</td></tr>' for name, value, note in rows)
     return f"<table>{cells}</table>"
 
 

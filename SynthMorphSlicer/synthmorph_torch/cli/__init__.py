@@ -31,7 +31,8 @@ Not for clinical use."""
 def usage() -> str:
     """What the program prints when called without arguments."""
     width = max(map(len, COMMANDS))
-    return USAGE.format(commands="\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return USAGE.format(commands="\n".join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

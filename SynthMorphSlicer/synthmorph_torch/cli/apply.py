@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .parser import Parser, number, one_of, whole_number
+from .parser import Parser, add_threads, add_verbose, number, one_of
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -37,14 +37,13 @@ def add_arguments(parser: Parser) -> None:
                         help="interpolation: linear (default), or nearest for label maps")
     parser.add_argument("-t", dest="dtype", metavar="TYPE", default=None,
                         type=one_of("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
-                        help="type of the output voxels, such as uint8 or float32 (default: that of the input for nearest, "
-                             "float32 for linear)")
+                        help="type of the output voxels, such as uint8 or float32 (default: that of the input for "
+                             "nearest, float32 for linear)")
     parser.add_argument("-f", dest="fill", metavar="FILL", type=number, default=0.0,
                         help="value of voxels outside the input's field of view (default: 0)")
     parser.add_argument("--like", metavar="IMAGE", type=Path, help="take the output grid from this image")
-    parser.add_argument("-j", dest="threads", metavar="THREADS", type=whole_number(1, 4),
-                        help="CPU threads (default: one per core)")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show where the program was when something failed")
+    add_threads(parser)
+    add_verbose(parser)
 
 
 def target_grid(path: Path, transform: sitk.Transform) -> Space | None:
@@ -85,8 +84,8 @@ def run(options: argparse.Namespace) -> int:
     elif not options.header_only:
         grid = target_grid(options.transform, transform)
         if grid is None:
-            raise UsageError(f"'{options.transform}' does not say on which grid the result should lie: name an image with "
-                             "--like.")
+            raise UsageError(f"'{options.transform}' does not say on which grid the result should lie: name an image "
+                             "with --like.")
     with ProgressBar("applying") as bar:
         for count, (source, target) in enumerate(pairs):
             bar(source.name, count / len(pairs))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .parser import Parser, device, extent, one_of, open_interval, whole_number
+from .parser import Parser, add_threads, add_verbose, device, extent, one_of, open_interval, whole_number
 
 if TYPE_CHECKING:
     from ..registration import Model
@@ -18,8 +18,8 @@ def add_registration_options(parser: Parser) -> None:
     """-m -r -n -e --refine: what kind of registration."""
     group = parser.add_argument_group("registration")
     group.add_argument("-m", dest="transform", metavar="KIND", type=one_of(*KINDS), default="joint",
-                       help="joint (affine and deformable, the default), affine, rigid, or deform (images already aligned, "
-                            "or brought together by -i)")
+                       help="joint (affine and deformable, the default), affine, rigid, or deform (images already "
+                            "aligned, or brought together by -i)")
     group.add_argument("-M", dest="mid_space", action="store_true",
                        help="apply half of the initial transform to each image, for symmetry; requires -i")
     group.add_argument("-r", dest="regularization", metavar="LAMBDA", type=open_interval, default=0.5,
@@ -31,8 +31,8 @@ def add_registration_options(parser: Parser) -> None:
                        help="edge of the registration space in mm, 192 or 256 (default); 192 is faster and takes less "
                             "memory but may crop the head")
     group.add_argument("--refine", metavar="N", type=whole_number(0, 50), default=None,
-                       help="iterations of instance optimisation after the network; 0 switches it off (default: what the "
-                            "model recommends)")
+                       help="iterations of instance optimisation after the network; 0 switches it off (default: what "
+                            "the model recommends)")
 
 
 def add_computing_options(parser: Parser) -> None:
@@ -41,14 +41,13 @@ def add_computing_options(parser: Parser) -> None:
     group.add_argument("-w", dest="weights", metavar="WEIGHTS", action="append", type=Path,
                        help="use this weight file or folder; repeat it for affine and deformable weights")
     group.add_argument("--model", metavar="NAME", type=one_of("auto", "official", "compact"), default="auto",
-                       help="auto (the official weights if they are found, else the compact model), official or compact")
+                       help="auto (the official weights if they are found, else the compact model), official or "
+                            "compact")
     group.add_argument("-g", dest="gpu", action="store_true", help="insist on the GPU")
     group.add_argument("--device", metavar="DEVICE", type=device, default=None,
                        help="auto (the GPU if there is one, the default), cpu, cuda or cuda:N")
-    group.add_argument("-j", dest="threads", metavar="THREADS", type=whole_number(1, 4),
-                       help="CPU threads (default: one per core)")
-    group.add_argument("-v", dest="verbose", action="store_true",
-                       help="say more, and show where the program was when something failed")
+    add_threads(group)
+    add_verbose(group)
 
 
 def check_computing(options: argparse.Namespace) -> str:
@@ -71,8 +70,6 @@ def prepare(options: argparse.Namespace, transform: str = "joint") -> Model:
     if options.threads:
         torch.set_num_threads(options.threads)
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(options.threads)
-    if device_name.startswith("cuda"):
-        require_gpu(device_name)
     from ..loader import load_model
 
     return load_model(options.model, device=device_name, transform=transform, weights=options.weights)

@@ -27,6 +27,8 @@ def add_arguments(parser: Parser) -> None:
                         help="voxel size of both images (default: 1)")
     parser.add_argument("--seed", metavar="N", type=whole_number(0, 1), default=1,
                         help="which random patient (default: 1)")
+    parser.add_argument("--refine", metavar="N", type=whole_number(0, 50), default=None,
+                        help="iterations of instance optimisation (default: what the model recommends)")
     add_computing_options(parser)
 
 
@@ -39,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     with ProgressBar("demo") as bar:
         model = prepare(options)
-        outcome = demo.run(model, options.folder, template, options.spacing, options.seed, progress=bar)
+        outcome = demo.run(model, options.folder, template, options.spacing, options.seed, options.refine, bar)
     for line in (model.reason, *outcome.registration.notes):
         print(line)
     for path in outcome.written:
@@ -48,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     for name, (mean, high) in (("before", outcome.before), ("after, affine part alone", outcome.affine),
                                ("after", outcome.after)):
         print(f"  {name:<56}{mean:5.2f}  {high:5.2f} mm")
-    register = sum(outcome.registration.seconds.values())
-    print(f"\nRegistered in {register:.1f} s, done in {time.perf_counter() - started:.1f} s on {outcome.registration.model.device}."
-          f" Look at {options.folder / 'montage.png'} or {options.folder / 'report' / 'index.html'}.")
+    result = outcome.registration
+    print(f"\nRegistered in {sum(result.seconds.values()):.1f} s, done in {time.perf_counter() - started:.1f} s on "
+          f"{result.model.device}. Look at {options.folder / 'montage.png'} or "
+          f"{options.folder / 'report' / 'index.html'}.")
     return 0

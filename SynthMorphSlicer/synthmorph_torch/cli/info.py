@@ -8,13 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ..errors import WeightsError
 from .commands import version as own_version
-from .parser import PROGRAM, Parser
+from .parser import PROGRAM, Parser, add_verbose
 
 DESCRIPTION = "Show versions, computing devices and the weights that would be used."
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show where the program was when something failed")
+    add_verbose(parser)
 
 
 def run(_: argparse.Namespace) -> int:

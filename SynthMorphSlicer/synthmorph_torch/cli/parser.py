@@ -115,3 +115,15 @@ def device(text: str) -> str:
     if text not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdigit()):
         raise argparse.ArgumentTypeError(f"'{text}' is not a device: choose auto, cpu, cuda or cuda:N.")
     return text
+
+
+def add_threads(parser: argparse._ActionsContainer) -> None:
+    """-j, for everything that computes."""
+    parser.add_argument("-j", dest="threads", metavar="THREADS", type=whole_number(1, 4),
+                        help="CPU threads (default: one per core)")
+
+
+def add_verbose(parser: argparse._ActionsContainer) -> None:
+    """-v, for everything that may fail."""
+    parser.add_argument("-v", dest="verbose", action="store_true",
+                        help="say more, and show where the program was when something failed")

@@ -29,6 +29,13 @@ class ProgressBar:
         if total:
             self(f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", done / total)
 
+    def write(self, line: str) -> None:
+        """Print a line on standard output without tearing the bar."""
+        if self.bar is None:
+            print(line, flush=True)
+        else:
+            self.bar.write(line, file=sys.stdout)
+
     def __enter__(self) -> ProgressBar:
         return self
 

@@ -40,7 +40,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("moving", metavar="MOVING", type=Path, help="moving (source) image")
     parser.add_argument("fixed", metavar="FIXED", type=Path, help="fixed (target) image")
     images = parser.add_argument_group("images to write")
-    images.add_argument("-o", dest="moved", metavar="IMAGE", type=Path, help="moving image registered to the fixed image")
+    images.add_argument("-o", dest="moved", metavar="IMAGE", type=Path,
+                        help="moving image registered to the fixed image")
     images.add_argument("-O", dest="moved_fixed", metavar="IMAGE", type=Path,
                         help="fixed image registered to the moving image")
     images.add_argument("-H", dest="header_only", action="store_true",

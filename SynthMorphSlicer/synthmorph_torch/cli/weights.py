@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UsageError, WeightsError
-from .parser import PROGRAM, Parser, one_of
+from .parser import PROGRAM, Parser, add_verbose, one_of
 from .progress import ProgressBar
 
 DESCRIPTION = """\
@@ -34,15 +34,16 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("action", metavar="ACTION", nargs="?", type=one_of(*ACTIONS), default="list",
                         help="list, fetch, verify, convert or clear")
     parser.add_argument("names", metavar="NAME", nargs="*", help="what to act on")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show where the program was when something failed")
+    add_verbose(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     low, high = LIMITS[options.action]
     count = len(options.names)
     if count < low or (high is not None and count > high):
-        raise UsageError(f"'weights {options.action}' takes {'two file names' if low == 2 else f'at most {high} names'}, but "
-                         f"{count or 'none'} {'is' if count < 2 else 'are'} given; '{PROGRAM} weights -h' explains it.")
+        takes = {0: "no names", 1: "at most one name", 2: "two file names"}[high or 0]
+        raise UsageError(f"'weights {options.action}' takes {takes}, but {count or 'none'} "
+                         f"{'is' if count < 2 else 'are'} given; '{PROGRAM} weights -h' explains it.")
     return {"list": _list, "fetch": _fetch, "verify": _verify, "convert": _convert, "clear": _clear}[options.action](
         options.names)
 
