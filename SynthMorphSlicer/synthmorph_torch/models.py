@@ -27,6 +27,7 @@ from .networks import (
 )
 
 Bake = Callable[[float], Kernels]
+RESIDUAL_MM = 8.0  # distance at which a barycentre that does not fit the others loses three quarters of its weight
 
 
 class Networks(Protocol):
@@ -72,7 +73,8 @@ class OfficialNetworks:
         return uncentre(self._centred_affine(moving, fixed, shape, rigid), shape)
 
     def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
-        half = tuple(n // 2 for n in moving.shape[2:])
+        x, y, z = (n // 2 for n in moving.shape[2:])
+        half = (x, y, z)
         double = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64, device=moving.device))
         if not align:
             return MidSpace(double, double, half)
@@ -92,17 +94,21 @@ class OfficialNetworks:
 
 @dataclass
 class CompactNetworks:
-    """Own small model. It differs from the official one in three choices:
+    """Own small model. It differs from the official one in what surrounds the networks:
 
-    * feature maps are probabilities of named structures, so their barycentres are fitted robustly: a structure that
-      is cut off in one image gets little say;
-    * the mid-space grid is centred on the brain, not on the field of view, and need not cover the neck;
+    * feature maps are probabilities of named structures. Their barycentres show how each head is turned, so that it
+      can be looked at again in an upright pose; the two sets of barycentres are then fitted robustly, and a structure
+      that is cut off in one image gets little say;
+    * the mid-space grid stands upright around the brain, wherever the brain lies in the fields of view;
     * the velocity fades to zero at the border of that grid, beyond which the affine transform holds.
+
+    ``template`` holds the mean barycentres of the training subjects, (M, 3) in millimetres along the network's axes.
     """
 
     detector: AffineDetector
     deformable_widths: Widths
     bake: Bake
+    template: Tensor
     spacing: float = 2.0
     residual_factor: int = 1
     fades: bool = True
@@ -110,52 +116,119 @@ class CompactNetworks:
     mid_spacing: float = 3.0
     mid_size: int = 64
 
-    def _features(self, image: Tensor) -> Tensor:
-        return self.detector(normalise(F.avg_pool3d(image, self.detector_pool)))
+    def _detect(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps, their barycentres (1, M, 3) in voxels from the image centre, and masses (1, M) of the structures."""
+        features = self.detector(normalise(F.avg_pool3d(image, self.detector_pool)))
+        return features, spatial.barycentres(features, image.shape[2:]).double(), features.sum(dim=(2, 3, 4)).double()
 
-    def _fit(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-        """Centred fixed-to-moving matrix and the brain's centre in both images (2, 3), in voxels from the centre."""
-        shape = moving.shape[2:]
-        features = [self._features(image) for image in (moving, fixed)]
-        centres = [spatial.barycentres(f, shape).double() for f in features]
-        masses = [f.sum(dim=(2, 3, 4)).double() for f in features]
-        matrix = robust_affine(centres[0], centres[1], agreement(masses[0], masses[1]), 4.0 / self.spacing)
-        whole = [(c * m[..., None]).sum(1) / m.sum(1, keepdim=True) for c, m in zip(centres, masses, strict=True)]
-        return matrix[0], torch.cat(whole)
+    def _upright(self, centres: Tensor, masses: Tensor) -> Tensor:
+        """Rigid (4, 4) matrix from the template's pose to an image, in voxels from the image centre."""
+        template = self.template.double() / self.spacing
+        matrix = robust_affine(centres, template[None], masses.clamp(max=1.0), RESIDUAL_MM / self.spacing)[0]
+        return rigid_about(matrix, template.mean(0))
+
+    def _look(self, image: Tensor) -> Look:
+        """Look at an image twice, the second time with the head upright."""
+        _, centres, masses = self._detect(image)
+        pose = self._upright(centres, masses)
+        features, centres, masses = self._detect(spatial.resample(image, uncentre(pose, image.shape[2:]), image.shape[2:]))
+        centres = centres @ pose[:3, :3].T + pose[:3, 3]
+        return Look(features, pose, centres, masses)
+
+    def _fit(self, moving: Look, fixed: Look) -> Tensor:
+        """Fixed-to-moving matrix in voxels from the image centres."""
+        weights = agreement(moving.masses, fixed.masses)
+        return robust_affine(moving.centres, fixed.centres, weights, RESIDUAL_MM / self.spacing)[0]
 
     def affine(self, moving: Tensor, fixed: Tensor, rigid: bool) -> Tensor:
-        matrix, _ = self._fit(moving, fixed)
-        return uncentre(spatial.rigid_part(matrix) if rigid else matrix, moving.shape[2:])
+        looks = self._look(moving), self._look(fixed)
+        matrix = self._fit(*looks)
+        if rigid:
+            matrix = rigid_about(matrix, spatial.transform_points(looks[1].pose, self._centre[None, :, None])[0, :, 0])
+        return uncentre(matrix, moving.shape[2:])
+
+    @property
+    def _centre(self) -> Tensor:
+        return self.template.double().mean(0) / self.spacing
 
     def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
-        matrix, brain = self._fit(moving, fixed)
-        device = moving.device
+        looks = self._look(moving), self._look(fixed)
+        poses = [self._upright(look.centres, look.masses) for look in looks]
+        matrix = self._fit(*looks)
         if not align:
-            matrix = torch.eye(4, dtype=torch.float64, device=device)
-        # move both brains to the origin first: the root of the transform then turns about the brain, not about the
-        # centre of the field of view, and the mid-space grid needs to cover no more than a head
-        centre = spatial.transform_points(torch.linalg.inv(matrix), brain[:1, :, None])[0, :, 0]
-        fixed_brain = (brain[1] + centre) / 2 if align else brain.mean(0)
-        to_brain = torch.eye(4, dtype=torch.float64, device=device)
-        to_brain[:3, 3] = fixed_brain
-        moving_brain = torch.eye(4, dtype=torch.float64, device=device)
-        moving_brain[:3, 3] = spatial.transform_points(matrix, fixed_brain[None, :, None])[0, :, 0]
-        local = torch.linalg.inv(moving_brain) @ matrix @ to_brain
-        grid = torch.eye(4, dtype=torch.float64, device=device) * (self.mid_spacing / self.spacing)
-        grid[3, 3] = 1
-        grid[:3, 3] = -(self.mid_size - 1) / 2 * self.mid_spacing / self.spacing
-        image_centre = torch.eye(4, dtype=torch.float64, device=device)
-        image_centre[:3, 3] = (grid.new_tensor(list(moving.shape[2:])) - 1) / 2
-        root = spatial.sqrtm(local)
-        return MidSpace(image_centre @ moving_brain @ root @ grid,
-                        image_centre @ to_brain @ torch.linalg.inv(root) @ grid, (self.mid_size,) * 3)
+            matrix, poses[0] = torch.eye(4, dtype=torch.float64, device=moving.device), poses[1]
+        # from the upright fixed head to the upright moving head: close to the identity, so the root exists
+        root = spatial.sqrtm(torch.linalg.inv(poses[0]) @ matrix @ poses[1])
+        step = self.mid_spacing / self.spacing
+        grid = torch.diag(matrix.new_tensor([step, step, step, 1.0]))
+        grid[:3, 3] = self._centre - step * (self.mid_size - 1) / 2
+        to_images = poses[0] @ root @ grid, poses[1] @ torch.linalg.inv(root) @ grid
+        features = [self._maps(look, to_image, moving.shape[2:]) for look, to_image in zip(looks, to_images, strict=True)]
+        to_moving, to_fixed = (centring(moving.shape[2:], m) @ m for m in to_images)
+        return MidSpace(to_moving, to_fixed, (self.mid_size,) * 3, None, (features[0], features[1]))
+
+    def _maps(self, look: Look, to_image: Tensor, shape: Sequence[int]) -> Tensor:
+        """Feature maps of one image on the mid-space grid of half density, (1, M, n/2, n/2, n/2)."""
+        upright = centring(shape, to_image) @ torch.linalg.inv(look.pose) @ to_image
+        matrix = pooled(shape[0] / look.features.shape[2]) @ upright @ torch.linalg.inv(pooled(2.0))
+        return spatial.resample(look.features, matrix, (self.mid_size // 2,) * 3)
 
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
-        images = [normalise(spatial.resample(image, matrix, mid.shape))
-                  for image, matrix in ((moving, mid.to_moving), (fixed, mid.to_fixed))]
-        velocity = symmetric_velocity(images[0], images[1], self.deformable_widths, self.bake(regularization),
-                                      batch=moving.device.type != "cpu")
+        assert mid.features is not None
+        velocity = feature_velocity(*mid.features, self.deformable_widths, self.bake(regularization))
         return velocity * border_window(mid.shape, velocity.device)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the detector sees in an image: maps of the upright head and the rigid pose from upright to image.
+
+    Barycentres are in voxels of the image from its centre.
+    """
+
+    features: Tensor
+    pose: Tensor
+    centres: Tensor
+    masses: Tensor
+
+
+def feature_velocity(moving: Tensor, fixed: Tensor, widths: Widths, kernels: Kernels) -> Tensor:
+    """Velocity on a grid of twice the density of the feature maps (1, M, n, n, n), in voxels of that grid."""
+    return upsampled(symmetric_velocity(moving, fixed, widths, kernels, batch=True))
+
+
+def upsampled(field: Tensor) -> Tensor:
+    """A displacement or velocity field (N, 3, X, Y, Z) on a grid of twice the density, in voxels of that grid."""
+    return F.interpolate(field, scale_factor=2.0, mode="trilinear") * 2
+
+
+def pooled(factor: float) -> Tensor:
+    """(4, 4) matrix from indices of a grid to those of one with ``factor`` times larger voxels and the same corner."""
+    matrix = torch.diag(torch.tensor([1 / factor] * 3 + [1.0], dtype=torch.float64))
+    matrix[:3, 3] = (1 / factor - 1) / 2
+    return matrix
+
+
+def centring(shape: Sequence[int], like: Tensor) -> Tensor:
+    """(4, 4) matrix from voxels relative to the image centre to zero-based indices."""
+    return translation((like.new_tensor(list(shape)) - 1) / 2)
+
+
+def rigid_about(matrix: Tensor, point: Tensor) -> Tensor:
+    """The rigid part of an affine matrix that sends ``point`` where the affine sends it.
+
+    SPEC 2.5 keeps the translation instead, which displaces whatever is not at the origin.
+    """
+    rigid = spatial.rigid_part(matrix)
+    rigid[:3, 3] = matrix[:3, :3] @ point + matrix[:3, 3] - rigid[:3, :3] @ point
+    return rigid
+
+
+def translation(vector: Tensor) -> Tensor:
+    """(4, 4) matrix of a shift."""
+    matrix = torch.eye(4, dtype=vector.dtype, device=vector.device)
+    matrix[:3, 3] = vector
+    return matrix
 
 
 def normalise(image: Tensor) -> Tensor:

@@ -53,10 +53,8 @@ OFFICIAL_HYPER_UNITS = (32, 32, 32, 32)
 Kernels = Sequence[tuple[Tensor, Tensor]]
 
 
-def run_unet(x: Tensor, widths: Widths, kernels: Kernels, decoded: list[Tensor] | None = None) -> Tensor:
+def run_unet(x: Tensor, widths: Widths, kernels: Kernels) -> Tensor:
     """Apply a U-Net with explicit kernels to (N, C, X, Y, Z); the last convolution has no activation.
-
-    Training may pass a list ``decoded`` to receive the features of each decoder level, before upsampling.
 
     A skip connection never meets its upsampled branch in memory: convolution is linear, so both are convolved
     separately and added, which is exact and saves the largest tensor of the network.
@@ -70,8 +68,6 @@ def run_unet(x: Tensor, widths: Widths, kernels: Kernels, decoded: list[Tensor] 
     skip: Tensor | None = None
     for _ in widths.decoder:
         x = _activate(_convolve(x, *next(remaining), skip))
-        if decoded is not None:
-            decoded.append(x)
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         skip = skips.pop()
     skips.clear()
@@ -89,7 +85,7 @@ def _activate(x: Tensor) -> Tensor:
 def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, skip: Tensor | None = None) -> Tensor:
     """Zero-padded convolution of the concatenation [x, skip] (SPEC 3.1)."""
     if skip is None:
-        return F.conv3d(x, kernel, bias, padding=1)
+        return F.conv3d(x, _to_channels_last(kernel), bias, padding=1)
     channels = x.shape[1]
     y = F.conv3d(x, kernel[:, :channels].contiguous(memory_format=torch.channels_last_3d), bias, padding=1)
     return y + F.conv3d(skip, kernel[:, channels:].contiguous(memory_format=torch.channels_last_3d), None, padding=1)
@@ -188,18 +184,16 @@ class HyperConvolution(nn.Module):
         return kernel.permute(4, 3, 0, 1, 2).contiguous(memory_format=torch.channels_last_3d), bias
 
 
-def symmetric_velocity(moving: Tensor, fixed: Tensor, widths: Widths, kernels: Kernels, batch: bool = False,
-                       decoded: list[Tensor] | None = None) -> Tensor:
+def symmetric_velocity(moving: Tensor, fixed: Tensor, widths: Widths, kernels: Kernels, batch: bool = False) -> Tensor:
     """Velocity field (N, 3, X, Y, Z) that changes its sign when the images are swapped (SPEC 3.3 step 2).
 
     Args:
-        moving, fixed: (N, 1, X, Y, Z) on the mid-space grid.
+        moving, fixed: (N, C, X, Y, Z), images or feature maps on the mid-space grid.
         batch: run both input orders as one batch, faster on a GPU but with twice the memory.
-        decoded: see :func:`run_unet`; needs ``batch``.
     """
     forward, backward = torch.cat([moving, fixed], 1), torch.cat([fixed, moving], 1)
     if batch:
-        both = run_unet(_to_channels_last(torch.cat([forward, backward])), widths, kernels, decoded)
+        both = run_unet(_to_channels_last(torch.cat([forward, backward])), widths, kernels)
         one, other = both.chunk(2)
     else:
         one = run_unet(_to_channels_last(forward), widths, kernels)
@@ -213,13 +207,14 @@ class MidSpace:
 
     ``to_moving`` and ``to_fixed`` are (4, 4) float64 matrices from mid-space grid indices to the indices of the
     network images (A1 and A2 of SPEC 3.2); ``velocity`` is (1, 3, X, Y, Z) in mid-space voxels, or None if the
-    transform is affine.
+    transform is affine. ``features`` are maps of both images that a model wants to see again for another lambda.
     """
 
     to_moving: Tensor
     to_fixed: Tensor
     shape: tuple[int, int, int]
     velocity: Tensor | None = None
+    features: tuple[Tensor, Tensor] | None = None
 
     @property
     def affine(self) -> Tensor:

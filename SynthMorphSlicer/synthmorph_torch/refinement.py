@@ -8,7 +8,6 @@ iteration warps both images half-way, takes the gradient of local similarity the
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -121,8 +120,13 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     for level in LEVELS:
         count = round(level.share * iterations)
         scene = Scene(moving, fixed, mid, level.spacing / spacing)
-        velocity = _ascend(scene, mid.velocity, count, regularization,
-                           lambda k, done=done: progress and progress((done + k) / iterations))
+        assert mid.velocity is not None
+
+        def tell(k: int, done: int = done) -> None:
+            if progress:
+                progress((done + k) / iterations)
+
+        velocity = _ascend(scene, mid.velocity, count, regularization, tell)
         mid = dataclasses.replace(mid, velocity=velocity)
         done += count
     return mid

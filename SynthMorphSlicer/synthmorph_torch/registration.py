@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from . import images, labels, quality, refinement, spatial, transforms
-from .errors import ImageError, SynthMorphError, UsageError
+from .errors import DeviceError, ImageError, UsageError
 from .geometry import Space, index_map, network_space
 from .models import Networks, normalise
 from .networks import MidSpace
 
 Progress = Callable[[str, float], None]
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
+MIN_EXTENT = 192
 TAPER = 6  # voxels over which the residual field fades to zero beyond the network's field of view
 
 
@@ -75,7 +76,7 @@ class Model:
     default_refinement: int = 0
     reason: str = ""
     licence: str = ""
-    transforms: tuple[str, ...] = TRANSFORMS
+    elsewhere: Callable[[torch.device], Model] | None = None  # the same model on another device
 
     def register(self, moving: sitk.Image, fixed: sitk.Image, transform: str = "joint", regularization: float = 0.5,
                  steps: int = 7, extent: int = 256, initial: np.ndarray | None = None, mid_space: bool = False,
@@ -103,10 +104,35 @@ class Model:
         images.check_image(fixed, "fixed image")
         if transform == "deform" and initial is None:
             images.check_overlap(moving, fixed)
-        stages = Stages(progress)
-        stages.start("preparing images", 0.0)
-        inputs = self._prepare(moving, fixed, options, initial, mid_space)
-        return self._run(Registration(self, moving, fixed, options, inputs), stages)
+        def attempt(model: Model, options: Options) -> Registration:
+            stages = Stages(progress)
+            stages.start("preparing images", 0.0)
+            inputs = model._prepare(moving, fixed, options, initial, mid_space)
+            return model._run(Registration(model, moving, fixed, options, inputs), stages)
+
+        return self._with_less_memory(attempt, options)
+
+    def _with_less_memory(self, attempt: Callable[[Model, Options], Registration], options: Options) -> Registration:
+        """Run; when memory runs out, run on the CPU, then with the smaller extent, and note it in the result."""
+        model, notes = self, list[str]()
+        while True:
+            try:
+                result = attempt(model, options)
+                result.notes = notes
+                return result
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+            if model.device.type == "cuda" and model.elsewhere:
+                torch.cuda.empty_cache()
+                notes = [f"The GPU ran out of memory, so the registration ran on the CPU instead of {model.device}."]
+                model = model.elsewhere(torch.device("cpu"))
+            elif options.extent > MIN_EXTENT:
+                notes = [*notes, f"Memory ran out at extent {options.extent}, so extent {MIN_EXTENT} was used."]
+                options = dataclasses.replace(options, extent=MIN_EXTENT)
+            else:
+                raise DeviceError("There is not enough memory for this registration: close other programs, or use "
+                                  "the compact model.")
 
     def _prepare(self, moving: sitk.Image, fixed: sitk.Image, options: Options, initial: np.ndarray | None,
                  mid_space: bool) -> Inputs:
@@ -200,6 +226,7 @@ class Registration:
     fixed_to_moving: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what had to be done otherwise than asked
 
     @property
     def affine(self) -> np.ndarray:
@@ -217,7 +244,8 @@ class Registration:
                                                           for m in (affine, np.linalg.inv(affine)))
         else:
             inputs = self.inputs
-            self.fixed_to_moving = self._composite(inputs.residual_net, inputs.fixed_net, inputs.moving_net, affine, True)
+            self.fixed_to_moving = self._composite(inputs.residual_net, inputs.fixed_net, inputs.moving_net, affine,
+                                                   True)
             self.moving_to_fixed = self._composite(inputs.opposite_net, inputs.moving_net, inputs.fixed_net,
                                                    np.linalg.inv(affine), False)
         stages.start("", 1.0)
@@ -226,7 +254,8 @@ class Registration:
         self.seconds = stages.seconds
         return self
 
-    def _composite(self, grid: Space, source: Space, target: Space, affine: np.ndarray, forward: bool) -> sitk.Transform:
+    def _composite(self, grid: Space, source: Space, target: Space, affine: np.ndarray, forward: bool
+                   ) -> sitk.Transform:
         """Residual field on a half-resolution grid, then the affine part (SPEC 3.3 step 4, in millimetres)."""
         assert self.mid is not None
         networks, device = self.model.networks, self.inputs.fixed.device
@@ -245,7 +274,7 @@ class Registration:
         options.check()
         mid = self.mid and dataclasses.replace(self.mid, velocity=None)
         again = Registration(self.model, self.moving, self.fixed, options, self.inputs, mid)
-        return self.model._run(again, Stages(progress))
+        return self.model._with_less_memory(lambda model, _: model._run(again, Stages(progress)), options)
 
     def warp(self, moving: sitk.Image | None = None, interpolation: str = "linear", fill: float = 0.0) -> sitk.Image:
         """An image of the moving space (by default the moving image itself) on the grid of the fixed image."""
@@ -267,7 +296,8 @@ class Registration:
     def provenance(self) -> dict[str, object]:
         """Model, checksum, device, options and seconds per stage, ready for JSON."""
         return {"model": self.model.name, "checksum": self.model.checksum, "device": str(self.model.device),
-                **dataclasses.asdict(self.options), "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
+                **dataclasses.asdict(self.options), "notes": self.notes,
+                "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
 
     def measures(self, moving_labels: sitk.Image | None = None, fixed_labels: sitk.Image | None = None
                  ) -> dict[str, object]:
@@ -339,4 +369,9 @@ def square_root(matrix: Tensor) -> Tensor:
         raise UsageError(f"{error} Use it without the mid-space option.") from None
 
 
-__all__ = ["Model", "Options", "Registration", "SynthMorphError"]
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that a device has no memory left; PyTorch has several ways to say so."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"))

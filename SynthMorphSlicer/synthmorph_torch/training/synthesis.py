@@ -123,12 +123,13 @@ def uniform(low: float, high: float, *shape: int, device: torch.device | str = "
 
 
 def random_affine(shift: float, angle: float, scale: float, shear: float, device: torch.device | str) -> Tensor:
-    """Affine matrix in millimetres with uniformly drawn parameters: +-shift mm, +-angle degrees, 1 +- scale, +-shear."""
+    """Affine matrix in millimetres, uniformly drawn: +-shift mm, +-angle degrees, 1 +- scale, +-shear."""
     draw = lambda limit: uniform(-limit, limit, 3).double()  # noqa: E731
     return spatial.recompose(draw(shift), draw(angle), 1 + draw(scale), draw(shear)).to(device)
 
 
-def smooth_field(shape: tuple[int, ...], cells: int, std: float, device: torch.device | str, channels: int = 3) -> Tensor:
+def smooth_field(shape: tuple[int, ...], cells: int, std: float, device: torch.device | str, channels: int = 3
+                 ) -> Tensor:
     """Random field (1, channels, *shape) of standard deviation about ``std``, smooth at ``1/cells`` of the grid."""
     coarse = std * torch.randn(1, channels, cells, cells, cells, device=device)
     middle = F.interpolate(coarse, size=[min(2 * cells, n) for n in shape], mode="trilinear", align_corners=True)
@@ -181,8 +182,7 @@ def paint(subject: Subject) -> Tensor:
     # texture: noise at 4 mm, cheap and correlated as in real tissue
     noise = torch.randn([n // 2 for n in image.shape], device=image.device)[None, None]
     noise = F.interpolate(noise, size=image.shape, mode="nearest")[0, 0]
-    image = (image + noise * spread[subject.labels])[None, None]
-    return image
+    return (image + noise * spread[subject.labels])[None, None]
 
 
 def blur(image: Tensor, sigma: float | tuple[float, float, float]) -> Tensor:
@@ -281,21 +281,18 @@ def place(subject: Subject, n: int, spacing: float, to_subject: Tensor, warp_mm:
     return coordinates
 
 
-def render(subject: Subject, coordinates: Tensor, spacing: float, painted: Tensor | None = None
-           ) -> tuple[Tensor, Tensor]:
+def render(subject: Subject, coordinates: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
     """Synthesize one image and its structures at given points of a subject.
 
     Args:
         subject: the label map.
         coordinates: (1, 3, n, n, n), see :func:`place`.
         spacing: voxel size of the network grid in millimetres.
-        painted: an image of this subject from :func:`paint`, to be shown again; by default a new one.
 
     Returns:
         image (1, 1, n, n, n) in [0, 1] and structures (1, n, n, n) int64 in 0..NONE.
     """
-    painted = paint(subject) if painted is None else painted
-    painted = blur(painted, float(uniform(0.15, 0.25)) * spacing)  # average what a voxel covers
+    painted = blur(paint(subject), float(uniform(0.15, 0.25)) * spacing)  # average what a voxel covers
     image = degrade(spatial.sample(painted, coordinates, fill=0.0), spacing)
     classes = spatial.sample(subject.labels[None, None].float(), coordinates, "nearest", fill=float(NONE))
     return image, subject.structure[classes[0].long()]

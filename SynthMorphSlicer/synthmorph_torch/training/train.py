@@ -24,8 +24,8 @@ class Trainer:
     def __init__(self, task: Task, folder: Path, minutes: float, rate: float = 1e-3, seed: int = 0) -> None:
         self.task, self.folder, self.budget, self.rate = task, Path(folder), 60 * minutes, rate
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.optimizer = torch.optim.Adam(task.module.parameters(), lr=rate)
-        self.average = {k: v.clone() for k, v in task.module.state_dict().items()}
+        self.optimizer = torch.optim.Adam(task.network.parameters(), lr=rate)
+        self.average = {k: v.clone() for k, v in task.network.state_dict().items()}
         self.step, self.elapsed = 0, 0.0
         self.history: list[Figures] = []
         torch.manual_seed(seed)
@@ -38,7 +38,7 @@ class Trainer:
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.task.device, weights_only=True)
-        self.task.module.load_state_dict(state["weights"])
+        self.task.network.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average, self.step, self.elapsed = state["average"], state["step"], state["elapsed"]
         self.history = state["history"]
@@ -46,7 +46,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint beside the old one, then rename, so that a killed training loses nothing."""
-        state = {"weights": self.task.module.state_dict(), "optimizer": self.optimizer.state_dict(),
+        state = {"weights": self.task.network.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "average": self.average, "step": self.step, "elapsed": self.elapsed, "history": self.history}
         temporary = self.checkpoint.with_suffix(".part")
         torch.save(state, temporary)
@@ -73,7 +73,7 @@ class Trainer:
         loss, figures = self.task.loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.task.module.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.task.network.parameters(), 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
@@ -83,15 +83,15 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(0.998, self.step / (self.step + 10))  # short memory at first
-        for name, value in self.task.module.state_dict().items():
+        for name, value in self.task.network.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)
 
     def _log(self, running: list[Figures], report: Callable[[str], None]) -> None:
-        current = {k: v.clone() for k, v in self.task.module.state_dict().items()}
-        self.task.module.load_state_dict(self.average)
+        current = {k: v.clone() for k, v in self.task.network.state_dict().items()}
+        self.task.network.load_state_dict(self.average)
         figures = {"step": float(self.step), "minutes": self.elapsed / 60,
                    **mean_figures(running), **self.task.validate()}
-        self.task.module.load_state_dict(current)
+        self.task.network.load_state_dict(current)
         self.history.append(figures)
         self.save()
         report("  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
