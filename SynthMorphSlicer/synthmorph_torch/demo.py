@@ -81,7 +81,7 @@ def make_patient(template: sitk.Image, seed: int = 0) -> Patient:
     brain = space.to_world(np.argwhere(mask))
     centre = brain.mean(0)
     affine = _random_affine(random, centre)
-    warp = _random_warp(random, brain.min(0) - 40, brain.max(0) + 40)
+    warp = _random_warp(random, brain.min(0) - 50, brain.max(0) + 50)
     to_template = sitk.CompositeTransform([warp, transforms.affine_transform(affine)])  # the affine acts first
     spacing = np.array([1.0, 1.0, 1.2]) * np.mean(space.spacing)
     head = (brain - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T  # where the patient's brain lies
@@ -106,14 +106,16 @@ def _random_affine(random: np.random.Generator, centre: Matrix) -> Matrix:
 
 
 def _random_warp(random: np.random.Generator, low: Matrix, high: Matrix) -> sitk.Transform:
-    """Cubic B-spline with random control points; smooth, and too gentle to fold."""
+    """Cubic B-spline with random control points; smooth, too gentle to fold, and zero at the edge of its domain."""
     mesh = np.ceil((high - low) / CONTROL_MM).astype(int)
     warp = sitk.BSplineTransform(3, 3)
     warp.SetTransformDomainOrigin(low.tolist())
     warp.SetTransformDomainPhysicalDimensions((mesh * CONTROL_MM).tolist())
     warp.SetTransformDomainMeshSize(mesh.tolist())
-    parameters = random.normal(0, WARP_MM, len(warp.GetParameters()))
-    warp.SetParameters(np.clip(parameters, -2 * WARP_MM, 2 * WARP_MM).tolist())
+    x, y, z = (int(n) + 3 for n in mesh)
+    points = np.clip(random.normal(0, WARP_MM, (3, z, y, x)), -2 * WARP_MM, 2 * WARP_MM)
+    points *= np.pad(np.ones((z - 6, y - 6, x - 6)), 3)  # beyond the domain ITK takes the displacement for zero
+    warp.SetParameters(points.ravel().tolist())
     return warp
 
 

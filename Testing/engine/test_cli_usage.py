@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
 from synthmorph_torch import cli
 from synthmorph_torch.cli.commands import COMMANDS, split_command
 from synthmorph_torch.errors import UsageError
