@@ -11,8 +11,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from .. import __version__
 from ..errors import SynthMorphError
-from .commands import COMMANDS, split_command, version
+from .commands import COMMANDS, split_command
 from .parser import PROGRAM, Parser
 
 USAGE = f"""\
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if arguments[0] in ("--version", "-V"):
-        print(f"{PROGRAM} {version()}")
+        print(f"{PROGRAM} {__version__}")
         return 0
     verbose = False
     try:

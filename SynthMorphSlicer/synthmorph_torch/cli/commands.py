@@ -70,13 +70,3 @@ def split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
     raise UsageError(f"'{word}' is neither a command nor an image: the commands are {', '.join(COMMANDS)}; "
                      f"'{PROGRAM} -h' explains them.")
 
-
-def version() -> str:
-    """Version of the installed package, or of none when run from a source tree that was not installed."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed("synthmorph-torch")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -6,8 +6,8 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from .. import __version__
 from ..errors import WeightsError
-from .commands import version as own_version
 from .parser import PROGRAM, Parser, add_verbose
 
 DESCRIPTION = "Show versions, computing devices and the weights that would be used."
@@ -22,7 +22,7 @@ def run(_: argparse.Namespace) -> int:
 
     from .. import weights
 
-    print(f"{PROGRAM:<12} {own_version()}")
+    print(f"{PROGRAM:<12} {__version__}")
     print(f"{'Python':<12} {platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in ("torch", "numpy", "SimpleITK", "nibabel", "h5py"):
         try:
