@@ -122,7 +122,7 @@ def _random_warp(random: np.random.Generator, low: Matrix, high: Matrix) -> sitk
 def _invert(voxels: NDArray[np.float32], top: float, random: np.random.Generator) -> NDArray[np.float32]:
     """Dark becomes bright except the background, as between a T1- and a T2-weighted scan; then noise."""
     inside = voxels > 0.05 * top
-    inverted = np.where(inside, 1.1 * top - voxels, 0.4 * voxels)
+    inverted = np.where(inside, 1.25 * top - voxels, 0.4 * voxels)
     noise = random.normal(0, NOISE * top, voxels.shape)
     return np.clip(inverted + noise, 0, None).astype(np.float32)
 
