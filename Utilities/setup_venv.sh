@@ -76,8 +76,10 @@ say "installing SynthMorph"
 pip --editable .
 for extra in "$@"; do
     case $extra in
-        demo) pip --no-deps "nilearn>=0.10.4" ;;  # only for the template inside; its many dependencies are not needed
+        demo) ;;
         host) pip --editable ".[host]" || say "the Slicer module's tests will be skipped: no slicer-core or PySide6 here" ;;
         *) pip --editable ".[$extra]" ;;
     esac
 done
+# nilearn only for the template inside; its many dependencies are not needed, and pip must not miss them above
+case " $* " in *" demo "*) pip --no-deps "nilearn>=0.10.4" ;; esac
