@@ -5,18 +5,21 @@ import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import DeviceError, UsageError, WeightsError
 from .models import Bake, CompactNetworks, OfficialNetworks
-from .networks import AffineDetector, HyperUNet, Kernels, Widths
+from .networks import AffineDetector, HyperUNet, Kernels, UNet, Widths
 from .registration import Model
-from .weights import Deformable, WeightChoice, find_weights, load_detector, read_safetensors
+from .voxelmorph import VoxelMorphNetworks
+from .weights import Deformable, WeightChoice, find_weights, load_detector, read_metadata, read_safetensors
 
 COMPACT_FORMAT = "synthmorph-compact-1"
-COMPACT_REFINEMENT = 60  # iterations that finish in seconds on a CPU
+VOXELMORPH_FORMAT = "synthmorph-voxelmorph-1"
+COMPACT_REFINEMENT = 80  # iterations that finish in seconds on a CPU
 KEPT_LAMBDAS = 4  # baked kernels kept in memory: 106 MB each for the official network
 NAMES = ("auto", "official", "compact")
 
@@ -46,6 +49,11 @@ def build_model(choice: WeightChoice, device: torch.device, transform: str = "jo
     def elsewhere(other: torch.device) -> Model:
         return build_model(choice, other, transform)
 
+    if choice.kind == "compact" and read_metadata(choice.paths["compact"]).get("format") == VOXELMORPH_FORMAT:
+        path = choice.paths["compact"]
+        reason = f"Using the VoxelMorph network {path.name}, which deforms aligned images of the contrast it knows."
+        return Model(load_voxelmorph(path, device), "voxelmorph", device, choice.checksum, 0, reason,
+                     elsewhere=elsewhere)
     if choice.kind == "compact":
         networks = load_compact(choice.paths["compact"], device)
         return Model(networks, "compact", device, choice.checksum, COMPACT_REFINEMENT, choice.reason, choice.licence,
@@ -93,8 +101,23 @@ def load_compact(path: Path, device: torch.device) -> CompactNetworks:
                            tensors["template"].float().to(device), **config)
 
 
-def _widths(values: dict[str, int | list[int]]) -> Widths:
-    return Widths(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]
+def load_voxelmorph(path: Path, device: torch.device) -> VoxelMorphNetworks:
+    """Build a network trained without labels from its file."""
+    tensors, metadata = read_safetensors(path)
+    try:
+        config = json.loads(metadata["config"])
+        network = UNet(_widths(config["widths"]))
+        network.load_state_dict(_part(tensors, "voxelmorph."))
+        spacing = float(config["spacing"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"'{path}' is not a VoxelMorph network of ours ({type(error).__name__}): give another file, "
+                           "or export it again.") from error
+    network.to(device).requires_grad_(False).eval()
+    return VoxelMorphNetworks(network.widths, network.kernels(), spacing)
+
+
+def _widths(values: dict[str, Any]) -> Widths:
+    return Widths(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

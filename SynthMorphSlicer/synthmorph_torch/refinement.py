@@ -8,7 +8,7 @@ iteration warps both images half-way, takes the gradient of local similarity the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,23 +18,25 @@ from torch import Tensor
 from . import spatial
 from .networks import MidSpace
 
-HALF_STEPS = 5  # squarings of v / 2: its amplitude is a few voxels at most
+HALF_STEPS = 4  # squarings of v / 2: its amplitude is a few voxels at most
 RADIUS = 2  # of the correlation window, voxels
+SAFE_DETERMINANT = 0.05  # smallest Jacobian determinant that a result may have
 FOREGROUND = 0.02  # intensity above which a voxel counts
 FLOOR = 1e-4  # variance below which a window counts as empty
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the optimisation: voxel size of the images in millimetres and share of all iterations."""
+    """One resolution of the optimisation: voxel sizes of images and field in millimetres, and share of iterations."""
 
-    spacing: float
+    images: float
+    field: float
     share: float
 
 
-LEVELS = (Level(4.0, 0.6), Level(2.0, 0.4))
+LEVELS = (Level(4.0, 6.0, 0.5), Level(2.0, 4.0, 0.5))
 STEP = 0.5  # largest change of the velocity per iteration, image voxels
-UPDATE_SIGMA, FIELD_SIGMA = 1.8, 0.7  # smoothing of updates and of the field at lambda 0.5, image voxels
+UPDATE_SIGMA, FIELD_SIGMA = 1.6, 0.5  # smoothing of updates and of the field at lambda 0.5, image voxels
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
 
@@ -46,8 +48,8 @@ def gaussian(image: Tensor, sigma: float) -> Tensor:
     if sigma < 0.2:
         return image
     radius = max(1, round(2.5 * sigma))
-    weights = torch.exp(-0.5 * (torch.arange(radius + 1) / sigma) ** 2)
-    weights = (weights / (2 * weights.sum() - 1)).tolist()
+    bell = torch.exp(-0.5 * (torch.arange(radius + 1) / sigma) ** 2)
+    weights = (bell / (2 * bell.sum() - 1)).tolist()
     for axis in (2, 3, 4):
         n = image.shape[axis]
         pad = [0] * 6
@@ -119,37 +121,39 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     done = 0
     for level in LEVELS:
         count = round(level.share * iterations)
-        scene = Scene(moving, fixed, mid, level.spacing / spacing)
-        assert mid.velocity is not None
+        if level.field > 2 * spacing:  # coarser than what the network says: its detail would be lost
+            count = 0
+        scene = Scene(moving, fixed, mid, spacing, level)
 
         def tell(k: int, done: int = done) -> None:
             if progress:
                 progress((done + k) / iterations)
 
-        velocity = _ascend(scene, mid.velocity, count, regularization, tell)
-        mid = dataclasses.replace(mid, velocity=velocity)
+        mid = _ascend(scene, mid, count, regularization, tell) if count else mid
         done += count
-    return mid
+    return unfolded(mid)
 
 
 class Scene:
-    """Both images on one mid-space grid, whose voxels are ``factor`` times those of the velocity field.
+    """Both images on the mid-space at the resolution of one level.
 
-    The field keeps its own grid at all levels: it is smooth, and integrating it costs more than looking at images.
+    The velocity has a coarser grid than the images: it is smooth, and integrating it costs more than looking at them.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, factor: float) -> None:
-        self.factor = factor
+    def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, level: Level) -> None:
+        factor = level.images / spacing
         self.shape = [round(n / factor) for n in mid.shape]
-        scale = torch.diag(mid.to_fixed.new_tensor([factor, factor, factor, 1.0]))
-        scale[:3, 3] = (factor - 1) / 2  # both grids share their corner, as F.interpolate has it
+        self.field_shape = [round(n * spacing / max(level.field, spacing)) for n in mid.shape]
+        self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
+        scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / self.shape[0]] * 3 + [1.0]))
+        scale[:3, 3] = (scale[0, 0] - 1) / 2  # all grids share their corner, as F.interpolate has it
         self.images = [spatial.resample(image, matrix @ scale, self.shape)
                        for image, matrix in ((moving, mid.to_moving), (fixed, mid.to_fixed))]
 
     def similarity(self, velocity: Tensor) -> tuple[float, Tensor]:
         """Local correlation of the images warped half-way, and its ascent direction on the field's grid."""
         halves = spatial.integrate(torch.cat([velocity, -velocity]) / 2, HALF_STEPS)
-        displacement = F.interpolate(halves, size=self.shape, mode="trilinear") / self.factor
+        displacement = F.interpolate(halves, size=self.shape, mode="trilinear") / self.voxel
         warped = [spatial.warp(image, d[None], fill=0.0) for image, d in zip(self.images, displacement, strict=True)]
         mask = ((warped[0] > FOREGROUND) | (warped[1] > FOREGROUND)).float()
         value, by_moving, by_fixed = local_correlation(warped[0], warped[1], mask)
@@ -157,21 +161,46 @@ class Scene:
         return float(value), F.interpolate(ascent, size=velocity.shape[2:], mode="area")
 
 
-def _ascend(scene: Scene, velocity: Tensor, iterations: int, regularization: float,
-            progress: Callable[[int], None]) -> Tensor:
-    """Ascend the similarity on one grid; return the best field seen."""
-    stiffness = scene.factor * (regularization / (1 - regularization)) ** 0.5
-    best, best_value = velocity, -1.0
+def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
+            progress: Callable[[int], None]) -> MidSpace:
+    """Ascend the similarity on one level; return the best field seen, on the grid of the mid-space."""
+    assert mid.velocity is not None
+    sigma = scene.voxel * (regularization / (1 - regularization)) ** 0.5
+    velocity = best = regrid(mid.velocity, scene.field_shape)
+    best_value, improved = -1.0, False
     values: list[float] = []
     for k in range(iterations + 1):
         value, ascent = scene.similarity(velocity)
         values.append(value)
         if value > best_value:
-            best, best_value = velocity, value
+            best, best_value, improved = velocity, value, k > 0
         if k == iterations or (k >= PATIENCE and best_value - max(values[:-PATIENCE]) < GAIN):
             break
-        ascent = gaussian(ascent, UPDATE_SIGMA * stiffness)
-        step = STEP * scene.factor / ascent.norm(dim=1).amax().clamp(min=1e-12)
-        velocity = gaussian(velocity + step * ascent, FIELD_SIGMA * stiffness)
+        ascent = gaussian(ascent, UPDATE_SIGMA * sigma)
+        step = STEP * scene.voxel / ascent.norm(dim=1).amax().clamp(min=1e-12)
+        velocity = gaussian(velocity + step * ascent, FIELD_SIGMA * sigma)
         progress(k)
-    return best
+    return dataclasses.replace(mid, velocity=regrid(best, mid.shape)) if improved else mid
+
+
+def unfolded(mid: MidSpace) -> MidSpace:
+    """The same mid-space with its velocity smoothed until the Jacobian determinant stays clear of zero.
+
+    In theory the flow of any smooth velocity is invertible; on a grid a steep one can fold all the same.
+    """
+    assert mid.velocity is not None
+    velocity = mid.velocity
+    for _ in range(20):
+        both = spatial.integrate(torch.cat([velocity, -velocity]))
+        if float(spatial.jacobian_determinant(both).min()) >= SAFE_DETERMINANT:
+            break
+        velocity = gaussian(velocity, 0.6)
+    return dataclasses.replace(mid, velocity=velocity)
+
+
+def regrid(velocity: Tensor, shape: Sequence[int]) -> Tensor:
+    """A velocity field on a grid of another density over the same box, in voxels of that grid."""
+    if tuple(velocity.shape[2:]) == tuple(shape):
+        return velocity
+    factor = shape[0] / velocity.shape[2]
+    return F.interpolate(velocity, size=list(shape), mode="trilinear" if factor > 1 else "area") * factor

@@ -67,7 +67,7 @@ def sample(volume: Tensor, coordinates: Tensor, mode: str = "linear", fill: floa
     if mode == "nearest":
         values = _gather_nearest(volume, coordinates)
     elif mode == "linear":
-        values = _sample_linear(volume, coordinates, size)
+        values = _sample_linear(volume, coordinates)
     else:
         raise ValueError(f"Interpolation mode must be 'linear' or 'nearest', not {mode!r}.")
     if fill is None:
@@ -76,10 +76,18 @@ def sample(volume: Tensor, coordinates: Tensor, mode: str = "linear", fill: floa
     return torch.where(inside, values, values.new_tensor(fill))
 
 
-def _sample_linear(volume: Tensor, coordinates: Tensor, size: Tensor) -> Tensor:
+def _normalising(shape: Shape, like: Tensor) -> Tensor:
+    """Voxels to the units of grid_sample, (1, 3, 1, 1, 1): the grid spans -1 to 1."""
+    return (2 / (like.new_tensor(list(shape)) - 1).clamp(min=1)).view(1, 3, 1, 1, 1)
+
+
+def _sample_linear(volume: Tensor, coordinates: Tensor) -> Tensor:
     """Trilinear interpolation with edge clamping through grid_sample, whose axes run backwards."""
-    normalised = coordinates * (2 / (size - 1).clamp(min=1)) - 1
-    grid = normalised.flip(1).permute(0, 2, 3, 4, 1).to(volume.dtype)
+    normalised = coordinates * _normalising(volume.shape[2:], coordinates) - 1
+    return _sample_normalised(volume, normalised.flip(1).permute(0, 2, 3, 4, 1).to(volume.dtype))
+
+
+def _sample_normalised(volume: Tensor, grid: Tensor) -> Tensor:
     chunks = _cpu_chunks(volume, grid)
     if chunks > 1:  # one image uses one core only: give every core a slab of the output
         slabs = grid.reshape(chunks, -1, *grid.shape[2:])
@@ -121,11 +129,13 @@ def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
 
     ``integrate(-velocity)`` is the inverse map. With ``steps`` 0 the velocity itself is returned.
     """
-    displacement = velocity / 2**steps
-    grid = identity_grid(velocity.shape[2:], velocity.device, velocity.dtype)
+    # kept in grid_sample's own units and axis order throughout, so that a squaring is two sums and one sampling
+    scale = _normalising(velocity.shape[2:], velocity)
+    grid = (identity_grid(velocity.shape[2:], velocity.device, velocity.dtype) * scale - 1).flip(1)
+    flow = (velocity * (scale / 2**steps)).flip(1)
     for _ in range(steps):
-        displacement = displacement + sample(displacement, grid + displacement)
-    return displacement
+        flow = flow + _sample_normalised(flow, (grid + flow).permute(0, 2, 3, 4, 1))
+    return flow.flip(1) / scale
 
 
 def compose(transforms: Sequence[Tensor], shape: Shape | None = None) -> Tensor:
