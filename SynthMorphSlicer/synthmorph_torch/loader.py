@@ -117,7 +117,8 @@ def load_voxelmorph(path: Path, device: torch.device) -> VoxelMorphNetworks:
 
 
 def _widths(values: dict[str, Any]) -> Widths:
-    return Widths(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return Widths(values["inputs"], tuple(values["encoder"]), tuple(values["decoder"]), tuple(values["extra"]),
+                  values["output"])
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

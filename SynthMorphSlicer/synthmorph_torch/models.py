@@ -131,7 +131,8 @@ class CompactNetworks:
         """Look at an image twice, the second time with the head upright."""
         _, centres, masses = self._detect(image)
         pose = self._upright(centres, masses)
-        features, centres, masses = self._detect(spatial.resample(image, uncentre(pose, image.shape[2:]), image.shape[2:]))
+        upright = spatial.resample(image, uncentre(pose, image.shape[2:]), image.shape[2:])
+        features, centres, masses = self._detect(upright)
         centres = centres @ pose[:3, :3].T + pose[:3, 3]
         return Look(features, pose, centres, masses)
 
@@ -163,14 +164,16 @@ class CompactNetworks:
         grid = torch.diag(matrix.new_tensor([step, step, step, 1.0]))
         grid[:3, 3] = self._centre - step * (self.mid_size - 1) / 2
         to_images = poses[0] @ root @ grid, poses[1] @ torch.linalg.inv(root) @ grid
-        features = [self._maps(look, to_image, moving.shape[2:]) for look, to_image in zip(looks, to_images, strict=True)]
+        features = [self._maps(look, to_image, moving.shape[2:])
+                    for look, to_image in zip(looks, to_images, strict=True)]
         to_moving, to_fixed = (centring(moving.shape[2:], m) @ m for m in to_images)
         return MidSpace(to_moving, to_fixed, (self.mid_size,) * 3, None, (features[0], features[1]))
 
     def _maps(self, look: Look, to_image: Tensor, shape: Sequence[int]) -> Tensor:
         """Feature maps of one image on the mid-space grid of half density, (1, M, n/2, n/2, n/2)."""
         upright = centring(shape, to_image) @ torch.linalg.inv(look.pose) @ to_image
-        matrix = pooled(shape[0] / look.features.shape[2]) @ upright @ torch.linalg.inv(pooled(2.0))
+        device = upright.device
+        matrix = pooled(shape[0] / look.features.shape[2], device) @ upright @ torch.linalg.inv(pooled(2.0, device))
         return spatial.resample(look.features, matrix, (self.mid_size // 2,) * 3)
 
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
@@ -202,9 +205,9 @@ def upsampled(field: Tensor) -> Tensor:
     return F.interpolate(field, scale_factor=2.0, mode="trilinear") * 2
 
 
-def pooled(factor: float) -> Tensor:
+def pooled(factor: float, device: torch.device | str = "cpu") -> Tensor:
     """(4, 4) matrix from indices of a grid to those of one with ``factor`` times larger voxels and the same corner."""
-    matrix = torch.diag(torch.tensor([1 / factor] * 3 + [1.0], dtype=torch.float64))
+    matrix = torch.diag(torch.tensor([1 / factor] * 3 + [1.0], dtype=torch.float64, device=device))
     matrix[:3, 3] = (1 / factor - 1) / 2
     return matrix
 

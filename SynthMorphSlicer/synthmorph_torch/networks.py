@@ -95,7 +95,28 @@ def _to_channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
-class AffineDetector(nn.Module):
+class UNet(nn.Module):
+    """Plain convolutions run as a U-Net, or as the encoder and further layers of one."""
+
+    def __init__(self, widths: Widths) -> None:
+        super().__init__()
+        self.widths = widths
+        self.convolutions = nn.ModuleList(nn.Conv3d(i, o, 3, padding=1) for i, o in widths.layers())
+        for kernel, bias in self.kernels():
+            nn.init.kaiming_normal_(kernel, LEAK)
+            nn.init.zeros_(bias)
+
+    def kernels(self) -> list[tuple[Tensor, Tensor]]:
+        """Kernel (out, in, 3, 3, 3) and bias (out,) of every convolution."""
+        parameters = iter(self.convolutions.parameters())
+        return list(zip(parameters, parameters, strict=True))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> (N, M, x, y, z)."""
+        return run_unet(_to_channels_last(image), self.widths, self.kernels())
+
+
+class AffineDetector(UNet):
     """Feature detector whose barycentres define an affine transform (SPEC 2).
 
     The official detector has no decoder and non-negative ReLU features. The compact one adds a decoder and is
@@ -104,17 +125,12 @@ class AffineDetector(nn.Module):
     """
 
     def __init__(self, widths: Widths = OFFICIAL_DETECTOR, softmax: bool = False) -> None:
-        super().__init__()
-        self.widths, self.softmax = widths, softmax
-        self.convolutions = nn.ModuleList(nn.Conv3d(i, o, 3, padding=1) for i, o in widths.layers())
-        for layer in self.convolutions:
-            nn.init.kaiming_normal_(layer.weight, LEAK)
-            nn.init.zeros_(layer.bias)
+        super().__init__(widths)
+        self.softmax = softmax
 
     def logits(self, image: Tensor) -> Tensor:
         """(N, 1, X, Y, Z) -> (N, M, x, y, z) before the last activation."""
-        kernels = [(layer.weight, layer.bias) for layer in self.convolutions]
-        return run_unet(_to_channels_last(image), self.widths, kernels)
+        return super().forward(image)
 
     def forward(self, image: Tensor) -> Tensor:
         """Non-negative feature maps (N, M, x, y, z) of images (N, 1, X, Y, Z)."""
@@ -146,14 +162,15 @@ class HyperUNet(nn.Module):
         super().__init__()
         self.widths, self.units = widths, tuple(units)
         self.dense = nn.ModuleList(nn.Linear(i, o) for i, o in zip((1, *units), units, strict=False))
-        self.hyper = nn.ModuleList(HyperConvolution(units[-1], i, o) for i, o in widths.layers())
+        layers = [HyperConvolution(units[-1], i, o) for i, o in widths.layers()]
+        self.hyper = nn.ModuleList(layers)
         with torch.no_grad():  # start near the identity transform
-            self.hyper[-1].kernel_bias.mul_(0.1)
-            self.hyper[-1].kernel.mul_(0.1)
+            layers[-1].kernel_bias.mul_(0.1)
+            layers[-1].kernel.mul_(0.1)
 
     def bake(self, regularization: Tensor | float) -> list[tuple[Tensor, Tensor]]:
         """Kernel (out, in, 3, 3, 3) and bias (out,) of every convolution for one lambda."""
-        weight = self.dense[0].weight
+        weight = next(self.parameters())
         x = torch.as_tensor(regularization, device=weight.device, dtype=weight.dtype).reshape(1)
         for layer in self.dense:
             x = F.relu(layer(x))

@@ -1,8 +1,11 @@
-"""The VoxelMorph networks of 2018 (SPEC 9), for comparison with earlier work.
+"""VoxelMorph: networks that compare the images themselves.
 
-Balakrishnan et al., CVPR 2018 ("vm1", "vm2"): a displacement field on the full grid. Dalca et al., MICCAI 2018
-("miccai"): a stationary velocity field at half resolution. Images must be affinely aligned, skull-stripped and in
-[0, 1], and every axis divisible by 16. The published weights are under the GPL and no part of this project.
+Those of 2018 (SPEC 9) are here for comparison with earlier work. Balakrishnan et al., CVPR 2018 ("vm1", "vm2"): a
+displacement field on the full grid. Dalca et al., MICCAI 2018 ("miccai"): a stationary velocity field at half
+resolution. Images must be affinely aligned, skull-stripped and in [0, 1], and every axis divisible by 16. The
+published weights are under the GPL and no part of this project.
+
+``VoxelMorphNetworks`` are for networks trained here without labels, see :mod:`.training.voxelmorph`.
 """
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import spatial
-from .errors import ImageError, WeightsError
-from .networks import LEAK
+from .errors import ImageError, UsageError, WeightsError
+from .models import pooled
+from .networks import LEAK, Kernels, MidSpace, Widths, symmetric_velocity
 from .weights import open_arrays
 from .weights.loading import to_kernel
 
@@ -122,3 +126,32 @@ class VoxelMorph2018(nn.Module):
 
 def _upsampled(x: Tensor, skip: Tensor) -> Tensor:
     return torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1)
+
+
+@dataclass
+class VoxelMorphNetworks:
+    """A network trained on images alone, behind the face that registrations expect (see :class:`.models.Networks`).
+
+    Its U-Net lacks the last upsampling, so the velocity has half the density of the images. It deforms images that are aligned already; how smooth the warp is was settled when it was trained, so lambda
+    changes nothing.
+    """
+
+    widths: Widths
+    kernels: Kernels
+    spacing: float = 2.0
+    residual_factor: int = 1
+    fades: bool = False
+
+    def affine(self, moving: Tensor, fixed: Tensor, rigid: bool) -> Tensor:
+        raise UsageError("A VoxelMorph network deforms aligned images only: choose the transform 'deform' (-m deform), "
+                         "if need be with an initial affine transform (-i).")
+
+    def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
+        if align:
+            self.affine(moving, fixed, False)
+        double = torch.linalg.inv(pooled(2.0, moving.device))
+        x, y, z = (n // 2 for n in moving.shape[2:])
+        return MidSpace(double, double, (x, y, z))
+
+    def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
+        return symmetric_velocity(moving, fixed, self.widths, self.kernels)

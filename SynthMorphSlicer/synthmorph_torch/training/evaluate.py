@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,6 +17,8 @@ from ..errors import ImageError, UsageError
 from ..geometry import matrix_to_sitk_affine
 from ..registration import Model, Registration
 from ..transforms import apply
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,15 @@ class Structures:
     @classmethod
     def read(cls, table: Path, scheme: str) -> Structures:
         """Read a CSV with the columns scheme, label, common_id, common_name and core."""
-        with open(table, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["scheme"] == scheme]
+        try:
+            with open(table, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error):
+            raise UsageError(f"'{table}' cannot be read as a CSV file: check the path.") from None
+        missing = {"scheme", "label", "common_id", "common_name", "core"} - set(rows[0] if rows else ())
+        if missing:
+            raise UsageError(f"'{table}' lacks the columns {', '.join(sorted(missing))}: give a table of labels.")
+        rows = [row for row in rows if row["scheme"] == scheme]
         if not rows:
             raise UsageError(f"'{table}' has no labels of scheme '{scheme}': check the name of the scheme.")
         used = [row for row in rows if int(row["common_id"]) > 0]
@@ -80,14 +90,15 @@ def turned(image: sitk.Image, degrees: float, shift_mm: float) -> sitk.Image:
     centre = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     turn = sitk.Euler3DTransform(centre, np.deg2rad(degrees), 0.0, 0.0, (shift_mm,) * 3)
     moved = sitk.Image(image)
-    moved.SetDirection((np.reshape(turn.GetMatrix(), (3, 3)) @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
+    directions = np.reshape(turn.GetMatrix(), (3, 3)) @ np.reshape(image.GetDirection(), (3, 3))
+    moved.SetDirection(directions.ravel().tolist())
     moved.SetOrigin(turn.TransformPoint(image.GetOrigin()))
     return moved
 
 
 def evaluate(model: Model, people: Sequence[Labelled], structures: Structures | None = None, *,
-             options: dict[str, object] | None = None, rotate: float = 0.0, shift: float = 0.0,
-             report: Callable[[str], None] | None = None) -> list[dict[str, object]]:
+             options: dict[str, Any] | None = None, rotate: float = 0.0, shift: float = 0.0,
+             report: Callable[[str], None] | None = None) -> list[Row]:
     """Register every ordered pair of people and compare the propagated labels with the fixed ones.
 
     Args:
@@ -113,14 +124,14 @@ def evaluate(model: Model, people: Sequence[Labelled], structures: Structures | 
     return rows
 
 
-def _score(model: Model, moving: Labelled, fixed: Labelled, structures: Structures, options: dict[str, object],
-           rotate: float, shift: float) -> dict[str, object]:
+def _score(model: Model, moving: Labelled, fixed: Labelled, structures: Structures, options: dict[str, Any],
+           rotate: float, shift: float) -> Row:
     image, labels = images.read_image(moving.image), images.read_labels(moving.labels)
     target, target_labels = images.read_image(fixed.image), images.read_labels(fixed.labels)
     if rotate or shift:
         image, labels = resampled_turn(image, rotate, shift, "linear"), resampled_turn(labels, rotate, shift, "nearest")
     begin = time.perf_counter()
-    result: Registration = model.register(image, target, **options)  # type: ignore[arg-type]
+    result: Registration = model.register(image, target, **options)
     seconds = time.perf_counter() - begin
     moved = structures.merge(result.warp_labels(labels))
     dice = agreement.dice(moved, structures.merge(target_labels))
@@ -148,15 +159,18 @@ def resampled_turn(image: sitk.Image, degrees: float, shift_mm: float, interpola
     return apply(matrix_to_sitk_affine(np.eye(4)), moved, grid, interpolation)
 
 
-def to_markdown(rows: Iterable[dict[str, object]]) -> str:
-    """A table of the pairs with their mean in the last row."""
+def to_markdown(rows: Iterable[Row]) -> str:
+    """A table of the pairs with their mean in the last row, and one of the structures with their mean Dice."""
     rows = list(rows)
     lines = ["| moving | fixed | mean Dice | folding voxels | SD log J | seconds |", "|---|---|---|---|---|---|"]
     for row in rows:
         lines.append(f"| {row['moving']} | {row['fixed']} | {row['mean_dice']:.3f} | {row['folding']} | "
                      f"{row['sd_log_jacobian']:.3f} | {row['seconds']:.1f} |")
-    mean = {key: np.mean([row[key] for row in rows])  # type: ignore[misc]
-            for key in ("mean_dice", "folding", "sd_log_jacobian", "seconds")}
-    lines.append(f"| **mean** | | **{mean['mean_dice']:.3f}** | {mean['folding']:.1f} | {mean['sd_log_jacobian']:.3f} | "
-                 f"{mean['seconds']:.1f} |")
+    dice, folding, spread, seconds = (np.mean([row[key] for row in rows])
+                                      for key in ("mean_dice", "folding", "sd_log_jacobian", "seconds"))
+    lines += [f"| **mean** | | **{dice:.3f}** | {folding:.1f} | {spread:.3f} | {seconds:.1f} |", ""]
+    lines += ["| structure | Dice |", "|---|---|"]
+    names = dict.fromkeys(name for row in rows for name in row["dice"])
+    lines += [f"| {name} | {np.mean([row['dice'][name] for row in rows if name in row['dice']]):.3f} |"
+              for name in names]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Put trained networks into the one file that ships: ``compact.safetensors``."""
+"""Put trained networks into one file for ``-w``, such as the one that ships: ``compact.safetensors``."""
 from __future__ import annotations
 
 import dataclasses
@@ -7,20 +7,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..loader import COMPACT_FORMAT
+from ..errors import WeightsError
+from ..loader import COMPACT_FORMAT, VOXELMORPH_FORMAT
 from ..models import CompactNetworks
+from ..networks import AffineDetector, HyperUNet, UNet
 from ..weights import write_safetensors
 from .synthesis import Subject
 from .tasks import DEFORMABLE_UNITS, DEFORMABLE_WIDTHS, DETECTOR_WIDTHS
+from .train import read_checkpoint
+from .voxelmorph import WIDTHS, VoxelMorphTask
 
 GEOMETRY = ("spacing", "detector_pool", "mid_spacing", "mid_size")
 
+
 def averaged_weights(folder: Path) -> dict[str, Tensor]:
     """Running average of the weights in a training's checkpoint."""
-    state = torch.load(Path(folder) / "checkpoint.pt", map_location="cpu", weights_only=True)
-    return state["average"]
+    return read_checkpoint(Path(folder))["average"]
+
+
+def load_trained_detector(folder: Path) -> AffineDetector:
+    """The detector of a training folder, with averaged weights.
+
+    Raises:
+        WeightsError: the folder is not that of a detector's training.
+    """
+    detector = AffineDetector(DETECTOR_WIDTHS, softmax=True)
+    _fill(detector, averaged_weights(folder), folder, "detector")
+    return detector
+
+
+def _fill(network: nn.Module, weights: dict[str, Tensor], folder: Path, name: str) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError:
+        raise WeightsError(f"'{folder}' holds the training of another network than the {name}: check which folder "
+                           "belongs to which.") from None
 
 
 def mean_centroids(subjects: Sequence[Subject]) -> Tensor:
@@ -37,13 +60,36 @@ def export(detector: Path, deformable: Path, template: Tensor, output: Path) -> 
         detector, deformable: training folders.
         template: (M, 3) mean barycentres of the structures, RAS millimetres (see :func:`mean_centroids`).
         output: the file to write.
+
+    Raises:
+        WeightsError: a folder holds no training, or that of another network.
     """
+    weights = {"detector": averaged_weights(detector), "deformable": averaged_weights(deformable)}
+    _fill(AffineDetector(DETECTOR_WIDTHS), weights["detector"], detector, "detector")
+    _fill(HyperUNet(DEFORMABLE_WIDTHS, DEFORMABLE_UNITS), weights["deformable"], deformable, "deformable network")
     tensors = {"template": torch.stack([-template[:, 0], -template[:, 2], template[:, 1]], 1).float()}  # LIA axes
-    for prefix, folder in (("detector", detector), ("deformable", deformable)):
-        for name, value in averaged_weights(folder).items():
-            tensors[f"{prefix}.{name}"] = value.contiguous().half()
+    for prefix, values in weights.items():
+        tensors.update(_halved(values, prefix))
     config = {"detector": dataclasses.asdict(DETECTOR_WIDTHS), "deformable": dataclasses.asdict(DEFORMABLE_WIDTHS),
               "units": DEFORMABLE_UNITS, **{name: getattr(CompactNetworks, name) for name in GEOMETRY}}
     output.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": COMPACT_FORMAT, "config": json.dumps(config), "licence": "Apache-2.0"}
     write_safetensors(output, tensors, metadata)
+
+
+def export_voxelmorph(folder: Path, output: Path) -> None:
+    """Write the network of a VoxelMorph training folder in half precision.
+
+    Raises:
+        WeightsError: the folder holds no training, or that of another network.
+    """
+    weights = averaged_weights(folder)
+    _fill(UNet(WIDTHS), weights, folder, "VoxelMorph network")
+    config = {"widths": dataclasses.asdict(WIDTHS), "spacing": VoxelMorphTask.spacing}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(output, _halved(weights, "voxelmorph"),
+                      {"format": VOXELMORPH_FORMAT, "config": json.dumps(config)})
+
+
+def _halved(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value.contiguous().half() for name, value in weights.items()}

@@ -1,11 +1,15 @@
 """Training losses: label overlap, feature-map supervision, smoothness and image similarity."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import spatial
+
+FLOOR = 1e-4  # variance of intensities that is lost in noise
 
 
 def overlap_loss(moving: Tensor, fixed: Tensor, displacement: Tensor, classes: int) -> Tensor:
@@ -35,7 +39,7 @@ def overlap_loss(moving: Tensor, fixed: Tensor, displacement: Tensor, classes: i
     return 1 - (dice.view(batch, -1)[:, :classes] * present).sum() / present.sum().clamp(min=1)
 
 
-def _neighbours(labels: Tensor, points: Tensor):  # type: ignore[no-untyped-def]
+def _neighbours(labels: Tensor, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Label and trilinear weight, each (N, V), of the eight voxels around every point, clamped at the edges."""
     size = points.new_tensor(labels.shape[1:]).view(1, 3, 1, 1, 1)
     points = torch.minimum(points.clamp(min=0), size - 1)
@@ -55,7 +59,7 @@ def _neighbours(labels: Tensor, points: Tensor):  # type: ignore[no-untyped-def]
 
 def smoothness_loss(displacement: Tensor) -> Tensor:
     """Mean squared spatial gradient of a displacement field, in voxels per voxel (paper, eq. 6)."""
-    return sum(displacement.diff(dim=axis).square().mean() for axis in (2, 3, 4)) / 3  # type: ignore[return-value]
+    return torch.stack([displacement.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).mean()
 
 
 def soft_targets(structures: Tensor, classes: int, factor: int) -> Tensor:
@@ -95,17 +99,35 @@ def feature_loss(logits: Tensor, targets: Tensor, spacing: float) -> tuple[Tenso
     mass = t.sum(dim=(2, 3, 4))
     dice = 2 * (p * t).sum(dim=(2, 3, 4)) / (p.square() + t.square()).sum(dim=(2, 3, 4)).clamp(min=1e-3)
     present = mass > 0.3
-    extent = [n * spacing for n in logits.shape[2:]]
-    distance = (spatial.barycentres(p, extent) - spatial.barycentres(t, extent)).norm(dim=-1)
+    shape = logits.shape[2:]
+    distance = spacing * (spatial.barycentres(p, shape) - spatial.barycentres(t, shape)).norm(dim=-1)
     error = distance[present].mean()
     return 3 * entropy + (1 - dice[present].mean()) + 0.03 * error, error.detach()
 
 
 def correlation_loss(moving: Tensor, fixed: Tensor, radius: int = 3) -> Tensor:
-    """1 - mean squared local correlation coefficient of two images (N, 1, X, Y, Z), as in VoxelMorph."""
-    window = 2 * radius + 1
-    mean = lambda x: F.avg_pool3d(x, window, 1, radius)  # noqa: E731
-    m, f = mean(moving), mean(fixed)
-    covariance = mean(moving * fixed) - m * f
-    variance = (mean(moving * moving) - m * m) * (mean(fixed * fixed) - f * f)
-    return 1 - (covariance.square() / variance.clamp(min=1e-5)).mean()
+    """1 - mean squared local correlation coefficient of two images (N, 1, X, Y, Z), as in VoxelMorph.
+
+    The mean runs over cubes of ``2 radius + 1`` voxels that are not empty in both images: background would only
+    dilute it. Intensities are in [0, 1]; contrast far below ``FLOOR`` counts as noise.
+    """
+    m, f = _window_mean(moving, radius), _window_mean(fixed, radius)
+    covariance = _window_mean(moving * fixed, radius) - m * f
+    variances = [(_window_mean(x * x, radius) - mean * mean).clamp(min=0) for x, mean in ((moving, m), (fixed, f))]
+    correlation = covariance.square() / ((variances[0] + FLOOR) * (variances[1] + FLOOR))
+    filled = (variances[0] + variances[1] > FLOOR).detach()
+    return 1 - (correlation * filled).sum() / filled.sum().clamp(min=1)
+
+
+def _window_mean(image: Tensor, radius: int) -> Tensor:
+    """Mean over cubes, one axis after the other."""
+    for axis in range(3):
+        window, padding = [1, 1, 1], [0, 0, 0]
+        window[axis], padding[axis] = 2 * radius + 1, radius
+        image = F.avg_pool3d(image, window, 1, padding, count_include_pad=False)
+    return image
+
+
+def squared_difference_loss(moving: Tensor, fixed: Tensor) -> Tensor:
+    """Mean squared difference of two images (N, 1, X, Y, Z) in [0, 1], as in VoxelMorph."""
+    return (moving - fixed).square().mean()

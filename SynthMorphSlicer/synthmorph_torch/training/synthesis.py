@@ -8,15 +8,19 @@ SPEC 6. All tensors live on one device, so that a GPU synthesizes as fast as it 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import spatial
+from .. import images, spatial
+from ..errors import ImageError
+from ..geometry import Space
 
 # Structures that the detector finds and the overlap loss compares, left and right apart (FreeSurfer ids).
 STRUCTURES: tuple[tuple[str, tuple[int, ...]], ...] = (
@@ -42,6 +46,7 @@ MIRROR = tuple(i ^ 1 if i < 26 else i for i in range(NONE + 1))  # class after a
 TISSUES = ((0, 1, 6, 7, 28), (2, 3, 8, 9, 18, 19, 20, 21, 22, 23), (4, 5, 26, 27), (10, 11, 24, 25), (12, 13, 14, 15),
            (16, 17))
 CSF_IDS = (24, 5, 44, 137, 164, 72)
+EXTRACEREBRAL = 500  # labels from here on are skull, scalp and face
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Subject:
     ``labels`` is (X, Y, Z) int64 with paint classes: the structures of :data:`STRUCTURES`, then NONE + n for
     further classes; ``structure`` maps a paint class to its structure or NONE; ``brain`` tells which paint classes
     survive skull-stripping and ``fluid`` which of these are CSF. ``matrix`` maps RAS millimetres relative to the
-    brain's centre to voxels; ``centroids`` is (NONE, 3) in the same frame.
+    brain's centre to voxels; ``centroids`` is (NONE, 3) in the same frame. ``others`` are the original labels of the
+    paint classes NONE, NONE + 1, ...
     """
 
     labels: Tensor
@@ -60,45 +66,69 @@ class Subject:
     fluid: Tensor
     matrix: Tensor
     centroids: Tensor
+    others: tuple[int, ...] = ()
 
 
 def load_subject(path: Path, device: torch.device | str = "cpu", mirror: bool = False) -> Subject:
-    """Read a FreeSurfer-style label map, reduce it to 2 mm and centre it on the brain; optionally mirror it."""
-    import nibabel
+    """Read a FreeSurfer-style label map and reduce it to about 2 mm.
 
-    image = nibabel.load(path)
-    labels = np.asarray(image.dataobj).round().astype(np.int64)[::2, ::2, ::2]
-    to_ras = image.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    Raises:
+        ImageError: the file cannot be read, is no label map, or lacks one of the :data:`STRUCTURES`.
+    """
+    image = images.read_labels(path)
+    step = [max(1, round(2.0 / s)) for s in image.GetSpacing()]
+    labels = sitk.GetArrayViewFromImage(image).T[:: step[0], :: step[1], :: step[2]].astype(np.int64)
+    found = set(np.unique(labels).tolist())
+    missing = [name for name, ids in STRUCTURES if not found.intersection(ids)]
+    if missing:
+        raise ImageError(f"'{path}' lacks {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}: training "
+                         "needs whole-brain label maps with FreeSurfer's numbers.")
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ Space.of(image).matrix @ np.diag([*step, 1.0])
+    return make_subject(labels, to_ras, device, mirror)
+
+
+def make_subject(labels: np.ndarray, to_ras: np.ndarray, device: torch.device | str = "cpu", mirror: bool = False
+                 ) -> Subject:
+    """Crop a label map to its content and centre it on the brain; optionally mirror it.
+
+    Args:
+        labels: (X, Y, Z) integers, FreeSurfer's numbers; all of :data:`STRUCTURES` occur.
+        to_ras: (4, 4) matrix from its indices to RAS millimetres.
+        device: where the subject shall live.
+        mirror: swap left and right, in the world and in the names of the structures.
+    """
     filled = np.argwhere(labels)
     first, last = np.maximum(filled.min(0) - 2, 0), filled.max(0) + 3
     labels = labels[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
     labels = labels[tuple(slice(0, n - n % 2) for n in labels.shape)]
+    to_ras = to_ras.copy()
     to_ras[:3, 3] += to_ras[:3, :3] @ first
-    ids = np.unique(labels)
-    lookup = {value: i for i, (_, values) in enumerate(STRUCTURES) for value in values}
-    others = [int(v) for v in ids if int(v) not in lookup]
-    classes = np.array([lookup.get(int(v), NONE + (others.index(int(v)) if int(v) in others else 0)) for v in ids])
-    painted = classes[np.searchsorted(ids, labels)]
+    painted, others = _paint_classes(labels)
     count = NONE + len(others)
-    structure = torch.arange(count).clamp(max=NONE)
-    brain = torch.zeros(count, dtype=torch.bool)
-    brain[:NONE] = True
-    fluid = torch.zeros(count, dtype=torch.bool)
-    fluid[[NONE + i for i, v in enumerate(others) if v in CSF_IDS]] = True
-    tissue_ids = [NONE + i for i, v in enumerate(others) if 0 < v < 500]
-    brain[tissue_ids] = True
     if mirror:
         to_ras = np.diag([-1.0, 1.0, 1.0, 1.0]) @ to_ras
         swap = np.arange(count)
         swap[:NONE] = MIRROR[:NONE]
         painted = swap[painted]
-    inside = np.argwhere(painted < NONE)
-    centre = to_ras[:3, :3] @ inside.mean(0) + to_ras[:3, 3]
-    to_ras[:3, 3] -= centre
+    to_ras[:3, 3] -= to_ras[:3, :3] @ np.argwhere(painted < NONE).mean(0) + to_ras[:3, 3]
     centroids = np.stack([to_ras[:3, :3] @ np.argwhere(painted == i).mean(0) + to_ras[:3, 3] for i in range(NONE)])
-    as_tensor = lambda a: torch.as_tensor(a, device=device)  # noqa: E731
-    return Subject(as_tensor(painted), structure.to(device), brain.to(device), fluid.to(device),
-                   as_tensor(np.linalg.inv(to_ras)), as_tensor(centroids))
+    tissue = [0 < value < EXTRACEREBRAL for value in others]
+    fluid = [value in CSF_IDS for value in others]
+
+    def tensor(values: object) -> Tensor:
+        return torch.as_tensor(values, device=device)
+
+    return Subject(tensor(painted), tensor(np.arange(count).clip(max=NONE)), tensor([True] * NONE + tissue),
+                   tensor([False] * NONE + fluid), tensor(np.linalg.inv(to_ras)), tensor(centroids), tuple(others))
+
+
+def _paint_classes(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """The paint class of every voxel, and the labels that are no structure, in the order of their classes."""
+    ids = np.unique(labels)
+    lookup = {value: i for i, (_, values) in enumerate(STRUCTURES) for value in values}
+    others = [int(v) for v in ids if int(v) not in lookup]
+    lookup.update({value: NONE + i for i, value in enumerate(others)})
+    return np.array([lookup[int(v)] for v in ids])[np.searchsorted(ids, labels)], others
 
 
 def load_subjects(folder: Path, numbers: range, device: torch.device | str = "cpu") -> list[Subject]:
@@ -153,8 +183,8 @@ def random_palette(subject: Subject) -> Tensor:
             means[subject.fluid] = means[4]
         if torch.rand(1) < 0.4:  # T1-like order: fluid < grey < deep grey < white
             order = means.new_tensor([0.85, 0.55, 0.12, 0.68, 0.60, 0.75]) + uniform(-0.12, 0.12, 6, device=device)
-            for tissue, value in zip(TISSUES, order, strict=True):
-                means[list(tissue)] = value + uniform(-0.04, 0.04, len(tissue), device=device)
+            for members, value in zip(TISSUES, order, strict=True):
+                means[list(members)] = value + uniform(-0.04, 0.04, len(members), device=device)
             means[subject.fluid] = order[2]
     return _around_the_brain(means.clamp(0, 1), subject)
 
@@ -174,9 +204,16 @@ def _around_the_brain(means: Tensor, subject: Subject) -> Tensor:
     return means
 
 
-def paint(subject: Subject) -> Tensor:
-    """Image of a subject on its own 2-mm grid, (1, 1, X, Y, Z), with texture noise and partial volume."""
-    means = random_palette(subject)
+def same_palette(means: Tensor, source: Subject, target: Subject) -> Tensor:
+    """Mean intensities for one subject that make it look like another; a label that the other lacks becomes black."""
+    known = dict(zip(source.others, means[NONE:].tolist(), strict=True))
+    others = means.new_tensor([known.get(label, 0.0) for label in target.others])
+    return torch.cat([means[:NONE], others])
+
+
+def paint(subject: Subject, means: Tensor | None = None) -> Tensor:
+    """Image of a subject on its own 2-mm grid, (1, 1, X, Y, Z), with texture noise; by default in random colours."""
+    means = random_palette(subject) if means is None else means
     spread = uniform(0, 0.12, len(means), device=means.device) * (means > 0)
     image = means[subject.labels]
     # texture: noise at 4 mm, cheap and correlated as in real tissue
@@ -185,7 +222,7 @@ def paint(subject: Subject) -> Tensor:
     return (image + noise * spread[subject.labels])[None, None]
 
 
-def blur(image: Tensor, sigma: float | tuple[float, float, float]) -> Tensor:
+def blur(image: Tensor, sigma: float | Sequence[float]) -> Tensor:
     """Separable Gaussian smoothing with standard deviations in voxels, zero outside.
 
     Shifted sums: for one channel on a CPU these are ten times faster than a convolution.
@@ -236,7 +273,7 @@ def thick_slices(image: Tensor, thickness: float, axis: int) -> Tensor:
     size = list(image.shape[2:])
     coarse = list(size)
     coarse[axis] = max(4, round(size[axis] / thickness))
-    image = F.interpolate(blur(image, tuple(sigma)), size=coarse, mode="trilinear")  # type: ignore[arg-type]
+    image = F.interpolate(blur(image, sigma), size=coarse, mode="trilinear")
     return F.interpolate(image, size=size, mode="trilinear")
 
 
@@ -263,6 +300,11 @@ def normalise(image: Tensor) -> Tensor:
     """Subtract the minimum, divide by the maximum (SPEC 6); a constant image becomes zero."""
     image = image - image.amin()
     return image / image.amax().clamp(min=1e-6)
+
+
+def aligned(subject: Subject, template: Tensor) -> Tensor:
+    """(4, 4) affine matrix from template to subject, RAS millimetres, fitted to the centroids (NONE, 3) of both."""
+    return spatial.fit_affine(subject.centroids[None], template[None], torch.ones(1, NONE).to(template))[0]
 
 
 def place(subject: Subject, n: int, spacing: float, to_subject: Tensor, warp_mm: float) -> Tensor:
@@ -293,6 +335,10 @@ def render(subject: Subject, coordinates: Tensor, spacing: float) -> tuple[Tenso
         image (1, 1, n, n, n) in [0, 1] and structures (1, n, n, n) int64 in 0..NONE.
     """
     painted = blur(paint(subject), float(uniform(0.15, 0.25)) * spacing)  # average what a voxel covers
-    image = degrade(spatial.sample(painted, coordinates, fill=0.0), spacing)
+    return degrade(spatial.sample(painted, coordinates, fill=0.0), spacing), structures_at(subject, coordinates)
+
+
+def structures_at(subject: Subject, coordinates: Tensor) -> Tensor:
+    """Structures (1, X, Y, Z) int64 in 0..NONE at given points (1, 3, X, Y, Z) of a subject."""
     classes = spatial.sample(subject.labels[None, None].float(), coordinates, "nearest", fill=float(NONE))
-    return image, subject.structure[classes[0].long()]
+    return subject.structure[classes[0].long()]

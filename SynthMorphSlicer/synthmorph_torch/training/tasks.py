@@ -1,4 +1,4 @@
-"""What is trained: the detector, the deformable network, or a network on images alone (VoxelMorph).
+"""What is trained: the detector and the deformable network of the compact model.
 
 A task owns a network and knows how to draw a batch, compute its loss and validate. :mod:`.train` runs any of them.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +23,16 @@ DETECTOR_WIDTHS = Widths(1, (16, 32, 64, 128), (128, 96, 64), (48,), NONE + 1)
 DEFORMABLE_WIDTHS = Widths(2 * NONE, (32, 48, 48), (48, 48, 48), (32, 32), 3)
 DEFORMABLE_UNITS = (32, 32, 32, 4)
 
+Example = TypeVar("Example")
+
 
 @dataclass
-class Task:
-    """A network, the subjects it learns from and those it is validated on."""
+class Task(Generic[Example]):
+    """A network, the examples it learns from - people's label maps or scans - and those it is validated on."""
 
     network: nn.Module
-    training: Sequence[Subject]
-    validation: Sequence[Subject]
+    training: Sequence[Example]
+    validation: Sequence[Example]
     device: torch.device
     grid: int = 64
     spacing: float = 4.0
@@ -39,8 +42,8 @@ class Task:
         """bf16 convolutions: on current CPUs and GPUs three to six times faster, with the same learning curve."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def draw_subject(self, subjects: Sequence[Subject]) -> Subject:
-        return subjects[int(torch.randint(len(subjects), (1,)))]
+    def draw(self, examples: Sequence[Example]) -> Example:
+        return examples[int(torch.randint(len(examples), (1,)))]
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         """Loss of a fresh random batch and figures to log."""
@@ -58,15 +61,17 @@ class Task:
 
 
 @dataclass
-class DetectorTask(Task):
+class DetectorTask(Task[Subject]):
     """Feature maps of the affine detector, supervised directly by where the structures are.
 
     An overlap loss through the affine fit alone does not train from scratch in reasonable time; probabilities of
     named structures do, and their barycentres are what the fit needs.
     """
 
+    network: AffineDetector
+
     def images(self, subjects: Sequence[Subject]) -> tuple[Tensor, Tensor]:
-        pairs = [self._image(self.draw_subject(subjects)) for _ in range(self.batch)]
+        pairs = [self._image(self.draw(subjects)) for _ in range(self.batch)]
         return torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
 
     def _image(self, subject: Subject) -> tuple[Tensor, Tensor]:
@@ -78,7 +83,7 @@ class DetectorTask(Task):
     def _forward(self, subjects: Sequence[Subject]) -> tuple[Tensor, Tensor]:
         images, structures = self.images(subjects)
         with self.autocast():
-            logits = self.network.logits(images)  # type: ignore[operator]
+            logits = self.network.logits(images)
         factor = self.grid // logits.shape[2]
         targets = losses.soft_targets(structures, NONE + 1, factor)
         return losses.feature_loss(logits, targets, factor * self.spacing)
@@ -106,7 +111,7 @@ class Scan:
 
 
 @dataclass
-class DeformableTask(Task):
+class DeformableTask(Task[Subject]):
     """Velocity field between the detector's maps of two people, aligned but for a small residual affine.
 
     Lambda is drawn at random and fed to the hypernetwork; loss = (1 - lambda) overlap + lambda smoothness. Scans are
@@ -117,6 +122,7 @@ class DeformableTask(Task):
     (330 steps), and overlap with known warps and an auxiliary segmentation head (515 steps).
     """
 
+    network: HyperUNet
     detector: AffineDetector | None = None
     mid_size: int = 64
     mid_spacing: float = 3.0
@@ -131,11 +137,10 @@ class DeformableTask(Task):
     def scan(self, subjects: Sequence[Subject]) -> Scan:
         """A new scan of a random subject in about the upright pose of the template."""
         assert self.detector is not None
-        subject = self.draw_subject(subjects)
-        ones = torch.ones(1, NONE, device=self.device)
-        align = spatial.fit_affine(subject.centroids[None], self.template[None], ones)[0]
+        subject = self.draw(subjects)
         residual = synthesis.random_affine(3, 4, 0.04, 0.04, self.device)
-        points = synthesis.place(subject, self.grid, self.spacing, align @ residual, warp_mm=3.0)
+        to_subject = synthesis.aligned(subject, self.template) @ residual
+        points = synthesis.place(subject, self.grid, self.spacing, to_subject, warp_mm=3.0)
         image, _ = synthesis.render(subject, points, self.spacing)
         with self.autocast():
             features = self.detector(image)
@@ -158,25 +163,24 @@ class DeformableTask(Task):
         to_grid = torch.linalg.inv(axes(self.grid, self.spacing, self.device)) @ pose
         mid = axes(self.mid_size, self.mid_spacing, self.device)
         factor = self.grid / scan.features.shape[2]
-        maps = spatial.resample(scan.features, pooled(factor) @ to_grid @ mid @ torch.linalg.inv(pooled(2.0)),
+        half = torch.linalg.inv(pooled(2.0, self.device))
+        maps = spatial.resample(scan.features, pooled(factor, self.device) @ to_grid @ mid @ half,
                                 (self.mid_size // 2,) * 3)
         points = spatial.resample(scan.points, to_grid @ mid, (self.mid_size,) * 3, fill=None)
-        classes = spatial.sample(scan.subject.labels[None, None].float(), points, "nearest", fill=float(NONE))
-        return maps, scan.subject.structure[classes[0].long()]
+        return maps, synthesis.structures_at(scan.subject, points)
 
     def _terms(self, pair: tuple[Scan, Scan], regularization: float) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Dissimilarity, roughness, velocity, and both images' structures."""
         pose = synthesis.random_affine(4, 4, 0.1, 0.04, self.device)
         (maps_a, a), (maps_b, b) = (self.view(scan, pose) for scan in pair)
-        kernels = self.network.bake(regularization)  # type: ignore[operator]
+        kernels = self.network.bake(regularization)
         with self.autocast():
-            velocity = symmetric_velocity(maps_a, maps_b, self.network.widths, kernels, batch=True)  # type: ignore
+            velocity = symmetric_velocity(maps_a, maps_b, self.network.widths, kernels, batch=True)
         # integrating on the coarse grid of the maps costs an eighth, and the field is smooth
-        forward, backward = (spatial.integrate(v, self.steps) for v in (velocity, -velocity))
+        forward, backward, rough = flow(velocity, self.steps)
         unlike = (losses.overlap_loss(a, b, upsampled(forward), NONE)
                   + losses.overlap_loss(b, a, upsampled(backward), NONE))
-        rough = losses.smoothness_loss(forward) + losses.smoothness_loss(backward)
-        return unlike / 2, rough / 2, velocity, [a, b]
+        return unlike / 2, rough, velocity, [a, b]
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         regularization = float(torch.rand(1))
@@ -186,14 +190,24 @@ class DeformableTask(Task):
     def validation_figures(self) -> dict[str, float]:
         unlike, _, velocity, (a, b) = self._terms((self.scan(self.validation), self.scan(self.validation)), 0.5)
         before = losses.overlap_loss(a, b, torch.zeros_like(upsampled(velocity)), NONE)
-        determinant = spatial.jacobian_determinant(spatial.integrate(velocity, 7))
-        return {"dice_before": 1 - float(before), "dice": 1 - float(unlike),
-                "folding_percent": 100 * float((determinant <= 0).float().mean()),
-                "sd_log_jacobian": float(determinant.clamp(min=1e-3).log().std())}
+        return {"dice_before": 1 - float(before), "dice": 1 - float(unlike), **regularity(velocity)}
+
+
+def flow(velocity: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacement of a velocity field (N, 3, X, Y, Z), its opposite, and how rough the two are on average."""
+    forward, backward = (spatial.integrate(v, steps) for v in (velocity, -velocity))
+    return forward, backward, (losses.smoothness_loss(forward) + losses.smoothness_loss(backward)) / 2
+
+
+def regularity(velocity: Tensor) -> dict[str, float]:
+    """How well-behaved the flow of a velocity field is: folding voxels and spread of the log-Jacobian."""
+    determinant = spatial.jacobian_determinant(spatial.integrate(velocity, 7))
+    return {"folding_percent": 100 * float((determinant <= 0).float().mean()),
+            "sd_log_jacobian": float(determinant.clamp(min=1e-3).log().std())}
 
 
 def make_task(name: str, training: Sequence[Subject], validation: Sequence[Subject], device: torch.device,
-              detector: AffineDetector | None = None) -> Task:
+              detector: AffineDetector | None = None) -> Task[Subject]:
     """Task ``detector`` or ``deformable`` with the widths of the compact model; the latter needs a trained detector."""
     if name == "detector":
         network = AffineDetector(DETECTOR_WIDTHS, softmax=True).to(device)

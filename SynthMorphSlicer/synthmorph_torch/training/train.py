@@ -6,12 +6,15 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..errors import WeightsError
 from .tasks import Task, cosine
 
 Figures = dict[str, float]
+CHECKPOINT = "checkpoint.pt"
 
 
 class Trainer:
@@ -21,7 +24,9 @@ class Trainer:
     training resumes from ``checkpoint.pt`` with the time it had left.
     """
 
-    def __init__(self, task: Task, folder: Path, minutes: float, rate: float = 1e-3, seed: int = 0) -> None:
+    def __init__(self, task: Task[Any], folder: Path, minutes: float, rate: float = 1e-3, seed: int = 0,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self.task, self.folder, self.budget, self.rate = task, Path(folder), 60 * minutes, rate
         self.folder.mkdir(parents=True, exist_ok=True)
         self.optimizer = torch.optim.Adam(task.network.parameters(), lr=rate)
@@ -34,12 +39,16 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     def _resume(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.task.device, weights_only=True)
-        self.task.network.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        state = read_checkpoint(self.folder, self.task.device)
+        try:
+            self.task.network.load_state_dict(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError):
+            raise WeightsError(f"'{self.folder}' holds the training of another network: give another folder, or empty "
+                               "this one.") from None
         self.average, self.step, self.elapsed = state["average"], state["step"], state["elapsed"]
         self.history = state["history"]
         torch.manual_seed(self.step)
@@ -56,11 +65,11 @@ class Trainer:
     def run(self, validate_every: float = 120.0, report: Callable[[str], None] = print) -> None:
         """Train until the time budget is spent; validate, log and save every ``validate_every`` seconds."""
         running: list[Figures] = []
-        last = time.monotonic()
+        last = self.clock()
         due = self.elapsed + min(validate_every, 30.0)
         while self.elapsed < self.budget:
             running.append(self._train_step())
-            now = time.monotonic()
+            now = self.clock()
             self.elapsed, last = self.elapsed + now - last, now
             if self.elapsed >= due or self.elapsed >= self.budget:
                 self._log(running, report)
@@ -95,6 +104,26 @@ class Trainer:
         self.history.append(figures)
         self.save()
         report("  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+
+
+def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The checkpoint of a training folder; it is read as plain data, and code in it is never run.
+
+    Raises:
+        WeightsError: there is none, or it is damaged.
+    """
+    path = Path(folder) / CHECKPOINT
+    if not path.is_file():
+        raise WeightsError(f"'{folder}' holds no training: give a folder that 'synthmorph train' has written.")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a zip, pickle, key or runtime error, depending on what is wrong with the file
+        raise WeightsError(f"'{path}' cannot be read as a checkpoint ({type(error).__name__}): remove it and train "
+                           "again.") from error
+    missing = {"weights", "optimizer", "average", "step", "elapsed", "history"} - set(state)
+    if missing:
+        raise WeightsError(f"'{path}' is no checkpoint of 'synthmorph train': remove it and train again.")
+    return state
 
 
 def mean_figures(rows: list[Figures]) -> Figures:
