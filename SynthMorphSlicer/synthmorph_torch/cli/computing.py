@@ -17,7 +17,7 @@ KINDS = ("joint", "affine", "rigid", "deform")
 def add_registration_options(parser: Parser) -> None:
     """-m -r -n -e --refine: what kind of registration."""
     group = parser.add_argument_group("registration")
-    group.add_argument("-m", dest="transform", metavar="KIND", type=one_of(*KINDS), default="joint",
+    group.add_argument("-m", "--transform", dest="transform", metavar="KIND", type=one_of(*KINDS), default="joint",
                        help="joint (affine and deformable, the default), affine, rigid, or deform (images already "
                             "aligned, or brought together by -i)")
     group.add_argument("-M", dest="mid_space", action="store_true",

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from ..files import write_text
@@ -20,24 +21,24 @@ per structure, folding, SD of the log Jacobian, seconds."""
 
 EPILOG = f"""\
 example
-  {PROGRAM} evaluate people/ --images _t1.nii.gz --labels _labels.nii.gz --output scores.csv"""
+  {PROGRAM} evaluate --data people/ --images _t1.nii.gz --labels _labels.nii.gz --out scores.csv"""
 
 FORMATS = (".csv", ".json", ".md")
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of images and label maps")
+    parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="folder of images and label maps")
     parser.add_argument("--images", metavar="SUFFIX", default="_t1.nii.gz",
                         help="ending of images (default: _t1.nii.gz)")
     parser.add_argument("--labels", metavar="SUFFIX", default="_glm.nii.gz",
                         help="ending of their label maps (default: _glm.nii.gz)")
-    parser.add_argument("--structures", metavar="TABLE.csv", type=Path,
+    parser.add_argument("--label-table", metavar="TABLE.csv", type=Path,
                         help="which labels make a structure; columns scheme, label, common_id, common_name, core "
                              "(default: every label by itself)")
-    parser.add_argument("--scheme", metavar="NAME", help="which rows of --structures to use")
+    parser.add_argument("--scheme", metavar="NAME", help="which rows of --label-table to use")
     parser.add_argument("--rotate", metavar="DEGREES", type=number, default=0.0, help="turn the moving images first")
     parser.add_argument("--shift", metavar="MM", type=number, default=0.0, help="shift the moving images first")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the scores to a .csv, .json or .md file")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write the scores to a .csv, .json or .md file")
     add_registration_options(parser)
     add_computing_options(parser)
 
@@ -46,16 +47,16 @@ def run(options: argparse.Namespace) -> int:
     check_computing(options)
     if options.mid_space:
         raise UsageError("-M needs an initial transform, which an evaluation does not have: leave it out.")
-    if bool(options.structures) != bool(options.scheme):
-        raise UsageError("--structures and --scheme belong together: give both or none.")
-    if options.output:
-        if options.output.suffix not in FORMATS:
-            raise UsageError(f"'{options.output}' is no table: use a name ending in .csv, .json or .md.")
-        check_folder(options.output.parent)
+    if bool(options.label_table) != bool(options.scheme):
+        raise UsageError("--label-table and --scheme belong together: give both or none.")
+    if options.out:
+        if options.out.suffix not in FORMATS:
+            raise UsageError(f"'{options.out}' is no table: use a name ending in .csv, .json or .md.")
+        check_folder(options.out.parent)
     from ..training import evaluate
 
-    people = evaluate.find_people(options.folder, options.images, options.labels)
-    structures = evaluate.Structures.read(options.structures, options.scheme) if options.structures else None
+    people = evaluate.find_people(options.data, options.images, options.labels)
+    structures = evaluate.Structures.read(options.label_table, options.scheme) if options.label_table else None
     model = prepare(options, options.transform)
     print(model.reason)
     settings = {"transform": options.transform, "regularization": options.regularization, "steps": options.steps,
@@ -72,18 +73,18 @@ def run(options: argparse.Namespace) -> int:
                                  shift=options.shift, report=report)
     table = evaluate.to_markdown(rows)
     print(table, end="")
-    if options.output:
-        write_text(options.output, _as_text(rows, options.output.suffix, table))
-        print(f"Wrote {options.output}")
+    if options.out:
+        write_text(options.out, _as_text(rows, options.out.suffix, table))
+        print(f"Wrote {options.out}")
     return 0
 
 
-def _as_text(rows: list[dict[str, object]], suffix: str, markdown: str) -> str:
+def _as_text(rows: list[dict[str, Any]], suffix: str, markdown: str) -> str:
     if suffix == ".md":
         return markdown
     if suffix == ".json":
         return json.dumps(rows, indent=2) + "\n"
-    flat = [{**{k: v for k, v in row.items() if k != "dice"}, **row["dice"]} for row in rows]  # type: ignore[dict-item]
+    flat = [{**{k: v for k, v in row.items() if k != "dice"}, **row["dice"]} for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, lineterminator="\n")

@@ -119,7 +119,7 @@ def device(text: str) -> str:
 
 def add_threads(parser: argparse._ActionsContainer) -> None:
     """-j, for everything that computes."""
-    parser.add_argument("-j", dest="threads", metavar="THREADS", type=whole_number(1, 4),
+    parser.add_argument("-j", "--threads", dest="threads", metavar="THREADS", type=whole_number(1, 4),
                         help="CPU threads (default: one per core)")
 
 

@@ -1,43 +1,61 @@
-"""``synthmorph train``: networks from label maps alone, on images synthesized from them."""
+"""``synthmorph train``: networks from label maps alone, on images synthesized from them; or from images alone."""
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageError, SynthMorphError, UsageError
+from ..errors import ImageError, UsageError
 from ..files import extension
 from ..outputs import check_folder
 from .parser import PROGRAM, Parser, add_threads, add_verbose, device, one_of, positive_number, whole_number
 
+if TYPE_CHECKING:
+    import torch
+
+    from ..training.tasks import Task
+
 DESCRIPTION = """\
-Train the networks of a compact model on images synthesized from whole-head label maps with FreeSurfer's numbers.
+Train networks, and put them into a file for -w.
 
-  detector      the feature detector that finds the affine transform
-  deformable    the network that finds the warp
-  export        put both into one file for -w; MAPS must be those of the training
+  detector      the feature detector of a compact model, which finds the affine transform
+  deformable    the network of a compact model that finds the warp; needs a trained detector
+  voxelmorph    a network on images alone: scans of one contrast, skull-stripped and affinely aligned
+  export        write a compact model (--data must be that of its training), or a VoxelMorph network
 
+The networks of a compact model learn from images synthesized from whole-brain label maps with FreeSurfer's numbers.
 Training keeps a log, curves and a checkpoint in OUT. Running the same command again goes on where it stopped."""
 
 EPILOG = f"""\
 examples
-  {PROGRAM} train detector maps/ training/detector --minutes 120
-  {PROGRAM} train deformable maps/ training/deformable --minutes 240
-  {PROGRAM} train export maps/ model.safetensors --detector training/detector --deformable training/deformable
-  {PROGRAM} -w model.safetensors -o moved.nii.gz moving.nii.gz fixed.nii.gz"""
+  {PROGRAM} train detector --data maps/ --out training/detector --minutes 120
+  {PROGRAM} train deformable --data maps/ --out training/warp --detector training/detector --minutes 240
+  {PROGRAM} train export --data maps/ --detector training/detector --deformable training/warp --out model.safetensors
+  {PROGRAM} -w model.safetensors -o moved.nii.gz moving.nii.gz fixed.nii.gz
+
+  {PROGRAM} train voxelmorph --data scans/ --out training/voxelmorph --minutes 240
+  {PROGRAM} train export --voxelmorph training/voxelmorph --out voxelmorph.safetensors
+  {PROGRAM} -m deform -w voxelmorph.safetensors --labels atlas.nii.gz parcels.nii.gz moving.nii.gz fixed.nii.gz"""
+
+# folders of earlier trainings that go with each kind
+FOLDERS: dict[str, list[set[str]]] = {"detector": [set()], "deformable": [{"detector"}], "voxelmorph": [set()],
+                                      "export": [{"detector", "deformable"}, {"voxelmorph"}]}
+IMAGES = (".nii.gz", ".nii", ".mgz", ".nrrd", ".mha")
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("what", metavar="WHAT", type=one_of("detector", "deformable", "export"),
-                        help="detector, deformable or export")
-    parser.add_argument("maps", metavar="MAPS", type=Path, help="folder of label maps")
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder of the training, or file to export to")
+    parser.add_argument("what", metavar="WHAT", type=one_of("detector", "deformable", "voxelmorph", "export"),
+                        help="detector, deformable, voxelmorph or export")
+    parser.add_argument("--data", metavar="DIR", type=Path, help="folder of label maps; for voxelmorph, of scans")
+    parser.add_argument("--out", metavar="OUT", type=Path, required=True,
+                        help="folder of the training, or file to export to")
     training = parser.add_argument_group("training")
     training.add_argument("--minutes", metavar="N", type=positive_number, default=60.0,
                           help="time budget, over all runs together (default: 60)")
     training.add_argument("--validation", metavar="N", type=whole_number(1, 2), default=2,
-                          help="keep the last N label maps for validation (default: 2)")
-    training.add_argument("--validate-every", metavar="MINUTES", type=positive_number, default=2.0,
-                          help="how often to validate, log and save (default: 2)")
+                          help="keep the last N files for validation (default: 2)")
+    training.add_argument("--validate-every", metavar="SECONDS", type=positive_number, default=120.0,
+                          help="how often to validate, log and save (default: 120)")
     training.add_argument("--rate", metavar="RATE", type=positive_number, default=1e-3,
                           help="learning rate at the start (default: 0.001)")
     training.add_argument("--seed", metavar="N", type=whole_number(0, 1), default=0,
@@ -45,66 +63,116 @@ def add_arguments(parser: Parser) -> None:
     training.add_argument("--device", metavar="DEVICE", type=device, default="auto",
                           help="auto (the GPU if there is one, the default), cpu, cuda or cuda:N")
     add_threads(training)
-    export = parser.add_argument_group("export")
-    export.add_argument("--detector", metavar="DIR", type=Path, help="folder of the detector's training")
-    export.add_argument("--deformable", metavar="DIR", type=Path, help="folder of the deformable network's training")
+    images = parser.add_argument_group("voxelmorph")
+    images.add_argument("--images", metavar="SUFFIX", default="", help="ending of the scans (default: all images)")
+    images.add_argument("--synthesize", action="store_true",
+                        help="--data holds label maps: synthesize pairs of images from them that look alike")
+    images.add_argument("--similarity", metavar="NAME", type=one_of("correlation", "mse"), default="correlation",
+                        help="correlation (local, the default) or mse (mean squared difference)")
+    images.add_argument("--smoothness", metavar="WEIGHT", type=positive_number,
+                        help="weight of the roughness of warps (default: 1 for correlation, 0.02 for mse)")
+    trained = parser.add_argument_group("trained networks")
+    trained.add_argument("--detector", metavar="DIR", type=Path, help="folder of the detector's training")
+    trained.add_argument("--deformable", metavar="DIR", type=Path, help="folder of the deformable network's training")
+    trained.add_argument("--voxelmorph", metavar="DIR", type=Path, help="folder of a VoxelMorph training")
     add_verbose(parser)
 
 
-def label_maps(folder: Path, validation: int) -> tuple[list[Path], list[Path]]:
-    """Label maps for training and for validation, in the order of their names."""
+def training_files(folder: Path, validation: int, kind: str = "label maps", suffix: str = "", fewest: int = 2
+                   ) -> tuple[list[Path], list[Path]]:
+    """Files for training and for validation, in the order of their names."""
     if not folder.is_dir():
-        raise ImageError(f"There is no folder '{folder}': give the folder that holds the label maps.")
-    paths = sorted(path for path in folder.iterdir() if extension(path) in (".nii.gz", ".nii", ".mgz"))
-    if len(paths) < validation + 2:
-        raise ImageError(f"'{folder}' holds {len(paths)} label maps: at least {validation + 2} are needed, two to "
-                         f"train on and {validation} to validate with.")
+        raise ImageError(f"There is no folder '{folder}': give the folder that holds the {kind}.")
+    paths = sorted(path for path in folder.iterdir() if extension(path) in IMAGES and path.name.endswith(suffix))
+    if len(paths) < validation + fewest:
+        raise ImageError(f"'{folder}' holds {len(paths)} {kind}: at least {validation + fewest} are needed, {fewest} "
+                         f"to train on and {validation} to validate with.")
     return paths[:-validation], paths[-validation:]
 
 
 def run(options: argparse.Namespace) -> int:
-    training, validation = label_maps(options.maps, options.validation)
+    _check(options)
     if options.what == "export":
-        return _export(options, training)
-    if options.detector or options.deformable:
-        raise UsageError("--detector and --deformable belong to 'train export': leave them out.")
-    check_folder(options.output)
+        return _export(options)
+    kind = "scans" if options.what == "voxelmorph" and not options.synthesize else "label maps"
+    if kind == "scans" and options.validation < 2:
+        raise UsageError("Validation on scans needs a pair of them: give --validation 2 or more.")
+    paths = training_files(options.data, options.validation, kind, options.images)
+    check_folder(options.out)
     import torch
 
     from ..loader import find_device
-    from ..training.synthesis import load_subject
-    from ..training.tasks import make_task
     from ..training.train import Trainer
 
     if options.threads:
         torch.set_num_threads(options.threads)
     place = find_device(options.device)
-    print(f"Reading {len(training)} label maps to train on and {len(validation)} to validate with; training on "
-          f"{place}.")
-    subjects = [[load_subject(path, place, mirror) for path in paths for mirror in (False, True)]
-                for paths in (training, validation)]
-    task = make_task(options.what, subjects[0], subjects[1], place)
-    trainer = Trainer(task, options.output, options.minutes, options.rate, options.seed)
+    torch.manual_seed(options.seed)  # the initial weights, too
+    print(f"Reading {len(paths[0])} {kind} to train on and {len(paths[1])} to validate with; training on {place}.",
+          flush=True)
+    trainer = Trainer(_task(options, paths, place), options.out, options.minutes, options.rate, options.seed)
     if trainer.elapsed:
-        print(f"Going on after {trainer.elapsed / 60:.1f} of {options.minutes:g} minutes.")
-    trainer.run(60 * options.validate_every, report=lambda line: print(line, flush=True))
-    print(f"Trained for {trainer.elapsed / 60:.1f} minutes; log, curves and checkpoint are in {options.output}.")
+        print(f"Going on after {trainer.step} steps and {trainer.elapsed / 60:.1f} of {options.minutes:g} minutes.")
+    trainer.run(options.validate_every, report=lambda line: print(line, flush=True))
+    print(f"Trained for {trainer.step} steps and {trainer.elapsed / 60:.1f} minutes; log, curves and checkpoint are in "
+          f"{options.out}.")
     return 0
 
 
-def _export(options: argparse.Namespace, training: list[Path]) -> int:
-    if not (options.detector and options.deformable):
-        raise UsageError("'train export' needs both trainings: give --detector DIR and --deformable DIR.")
-    if options.output.suffix != ".safetensors":
-        raise UsageError(f"'{options.output}' should end in .safetensors, the format that is written.")
-    for folder in (options.detector, options.deformable):
-        if not (folder / "checkpoint.pt").is_file():
-            raise SynthMorphError(f"'{folder}' holds no checkpoint: give the folder of a training.")
-    check_folder(options.output.parent)
-    from ..training.export import export, mean_centroids
-    from ..training.synthesis import load_subject
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that do not fit what is to be done."""
+    given = {name for name in ("detector", "deformable", "voxelmorph") if getattr(options, name)}
+    if given not in FOLDERS[options.what]:
+        hint = {"deformable": "needs a trained detector: give --detector DIR and no other folder of a training",
+                "export": "needs trainings: give --detector DIR and --deformable DIR, or --voxelmorph DIR"
+                }.get(options.what, "starts from nothing: leave out " + " and ".join(f"--{n}" for n in sorted(given)))
+        raise UsageError(f"'train {options.what}' {hint}.")
+    if not options.data and given != {"voxelmorph"}:
+        raise UsageError(f"'train {options.what}' needs --data DIR, the folder to learn from.")
+    if options.what != "voxelmorph" and (options.synthesize or options.smoothness):
+        raise UsageError("--synthesize and --smoothness belong to 'train voxelmorph': leave them out.")
 
-    subjects = [load_subject(path, mirror=mirror) for path in training for mirror in (False, True)]
-    export(options.detector, options.deformable, mean_centroids(subjects), options.output)
-    print(f"Wrote {options.output}")
+
+def _task(options: argparse.Namespace, paths: tuple[list[Path], list[Path]], place: torch.device) -> Task[Any]:
+    """What to train, with its data read."""
+    if options.what == "voxelmorph":
+        return _voxelmorph(options, paths, place)
+    from ..training.export import load_trained_detector
+    from ..training.synthesis import load_subjects
+    from ..training.tasks import make_task
+
+    detector = load_trained_detector(options.detector) if options.detector else None
+    training, validation = (load_subjects(half, place) for half in paths)
+    return make_task(options.what, training, validation, place, detector)
+
+
+def _voxelmorph(options: argparse.Namespace, paths: tuple[list[Path], list[Path]], place: torch.device) -> Task[Any]:
+    from ..networks import UNet
+    from ..training import voxelmorph as vm
+    from ..training.synthesis import load_subjects
+
+    network = UNet(vm.WIDTHS).to(place)
+    settings = {"similarity": options.similarity, "smoothness": options.smoothness}
+    if options.synthesize:
+        training, validation = (load_subjects(half, place) for half in paths)
+        return vm.PaintedTask(network, training, validation, place, **settings)
+    scans = vm.load_scans([*paths[0], *paths[1]], vm.ScansTask.grid, vm.ScansTask.spacing, place)
+    return vm.ScansTask(network, scans[:len(paths[0])], scans[len(paths[0]):], place, **settings)
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.out.suffix != ".safetensors":
+        raise UsageError(f"'{options.out}' should end in .safetensors, the format that is written.")
+    check_folder(options.out.parent)
+    if options.voxelmorph:
+        from ..training.export import export_voxelmorph
+
+        export_voxelmorph(options.voxelmorph, options.out)
+    else:
+        from ..training.export import export, mean_centroids
+        from ..training.synthesis import load_subjects
+
+        training, _ = training_files(options.data, options.validation)
+        export(options.detector, options.deformable, mean_centroids(load_subjects(training)), options.out)
+    print(f"Wrote {options.out}")
     return 0

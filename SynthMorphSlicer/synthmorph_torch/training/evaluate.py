@@ -76,6 +76,8 @@ class Structures:
 
 def find_people(folder: Path, image_suffix: str = "_t1.nii.gz", label_suffix: str = "_glm.nii.gz") -> list[Labelled]:
     """People in a folder whose image and label map share a name but for the suffix."""
+    if not Path(folder).is_dir():
+        raise ImageError(f"There is no folder '{folder}': give the folder that holds the images and label maps.")
     names = sorted(p.name.removesuffix(image_suffix) for p in Path(folder).glob(f"*{image_suffix}"))
     people = [Labelled(n, Path(folder) / f"{n}{image_suffix}", Path(folder) / f"{n}{label_suffix}") for n in names]
     people = [p for p in people if p.labels.exists()]

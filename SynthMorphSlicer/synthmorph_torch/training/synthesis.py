@@ -8,7 +8,7 @@ SPEC 6. All tensors live on one device, so that a GPU synthesizes as fast as it 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,9 +131,8 @@ def _paint_classes(labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
     return np.array([lookup[int(v)] for v in ids])[np.searchsorted(ids, labels)], others
 
 
-def load_subjects(folder: Path, numbers: range, device: torch.device | str = "cpu") -> list[Subject]:
-    """All label maps ``training_seg_NN.nii.gz`` of a folder and their mirror images."""
-    paths = [folder / f"training_seg_{n:02d}.nii.gz" for n in numbers]
+def load_subjects(paths: Iterable[Path], device: torch.device | str = "cpu") -> list[Subject]:
+    """Label maps and their mirror images."""
     return [load_subject(path, device, mirror) for path in paths for mirror in (False, True)]
 
 
