@@ -224,10 +224,10 @@ def _outline(panel: Axes, inside: NDArray[np.bool_]) -> None:
 
 
 def content(pixels: Floats) -> NDArray[np.bool_]:
-    """What is not background, holes filled (see :func:`.images.foreground`)."""
+    """What is not background, holes filled; a little more generous than :func:`.images.foreground`."""
     finite = np.nan_to_num(pixels, nan=float(np.nanmin(pixels)) if np.isfinite(pixels).any() else 0.0)
     low, high = finite.min(), np.percentile(finite, 99.5)
-    mask = sitk.GetImageFromArray((finite > low + 0.1 * (high - low)).astype(np.uint8))
+    mask = sitk.GetImageFromArray((finite > low + 0.06 * (high - low)).astype(np.uint8))
     closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(mask, [3, 3]))
     opened = sitk.BinaryMorphologicalOpening(closed, [2, 2])
     return sitk.GetArrayFromImage(opened).astype(bool)
