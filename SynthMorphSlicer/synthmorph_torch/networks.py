@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import spatial
+from . import lean, spatial
 
 LEAK = 0.2  # negative slope of every leaky ReLU
 
@@ -59,6 +59,8 @@ def run_unet(x: Tensor, widths: Widths, kernels: Kernels) -> Tensor:
     A skip connection never meets its upsampled branch in memory: convolution is linear, so both are convolved
     separately and added, which is exact and saves the largest tensor of the network.
     """
+    if lean.suits(x, len(widths.encoder), widths.layers()[0][1]):
+        return lean.run_unet(x, len(widths.encoder), len(widths.decoder), kernels, LEAK)
     remaining = iter(kernels)
     skips: list[Tensor] = []
     for _ in widths.encoder:
