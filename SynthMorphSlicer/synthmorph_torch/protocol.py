@@ -1,0 +1,51 @@
+"""Messages between a program that shows images and the worker that registers them.
+
+One JSON object per line, UTF-8, on the worker's standard input and output; voxels travel in files named by the
+messages. Standard library only: the other side need not have torch.
+
+A request holds ``id`` (a number of the sender's choice), ``command`` and the command's arguments:
+
+* ``probe``: which torch, which devices.
+* ``register``: ``moving``, ``fixed`` (image files), ``options`` (keyword arguments of ``Model.register``; ``initial``
+  as nested lists), ``model``, ``device``, ``precision``, ``threads`` and ``outputs``.
+* ``relambda``: ``regularization`` and ``outputs``; repeats the last registration with another lambda. While several
+  wait, only the newest counts: the others are answered with ``superseded``.
+* ``release``: forget the model and the last registration, and free the device's memory.
+* ``weights``: which weights there are. ``fetch``: download those of ``roles``. ``clear``: empty the cache of weights.
+
+``outputs`` names a ``folder`` and what to write there: ``moved`` and ``jacobian`` (booleans) and ``labels`` (a list
+of label image files in the moving space).
+
+Every answer holds the request's ``id`` and an ``event``:
+
+* ``progress``: ``stage``, ``fraction`` (0 to 1) and ``message``.
+* ``result``: what the command gives.
+* ``superseded``: a newer request took its place.
+* ``error``: ``kind`` (one of :data:`ERROR_KINDS`), one sentence as ``message``, and ``details`` (a traceback).
+"""
+from __future__ import annotations
+
+import json
+from typing import Any
+
+VERSION = 1
+ERROR_KINDS = ("user", "memory", "torch", "released", "bug")
+
+Message = dict[str, Any]
+
+
+def encode(message: Message) -> str:
+    """One line of text, with its line end."""
+    return json.dumps(message, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def decode(line: str) -> Message:
+    """The message of one line.
+
+    Raises:
+        ValueError: the line is not a message.
+    """
+    message = json.loads(line)
+    if not isinstance(message, dict) or "id" not in message:
+        raise ValueError("not a message of the worker's protocol")
+    return message

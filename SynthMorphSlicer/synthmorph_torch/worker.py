@@ -1,0 +1,320 @@
+"""The process that keeps the model warm: reads requests, registers, writes results (see :mod:`.protocol`).
+
+Start it with ``python -m synthmorph_torch.worker``. It ends when its standard input closes, so it never outlives the
+program that started it. It is made to be killed: whoever wants to cancel ends the process, and starts another.
+"""
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from . import protocol
+from .errors import SynthMorphError
+from .protocol import Message
+
+if TYPE_CHECKING:
+    from .registration import Model, Registration
+
+IDLE_SECONDS = 600.0  # after which the device's memory is given back
+PROGRESS_SECONDS = 0.2  # between two messages about the same download
+NO_TORCH = ("PyTorch cannot be loaded in the Python that runs SynthMorph ({}): install PyTorch there, or choose "
+            "another Python.")
+NO_MEMORY = "Memory ran out: choose a smaller field of view or the CPU, or close other programs that use it."
+
+
+class Report(Protocol):
+    """Tells the other side how far the work is."""
+
+    def __call__(self, stage: str, fraction: float, message: str = "") -> None: ...
+
+
+class Superseded(Exception):
+    """A newer request makes the current one pointless."""
+
+
+class Released(Exception):
+    """The registration to continue from is no longer in memory."""
+
+
+class Worker:
+    """Answers requests one after the other, with one model and one registration kept between them."""
+
+    def __init__(self, write: Callable[[Message], None], idle_seconds: float = IDLE_SECONDS) -> None:
+        self.write, self.idle_seconds = write, idle_seconds
+        self.requests: queue.Queue[Message] = queue.Queue()
+        self.waiting: list[Message] = []
+        self.model: Model | None = None
+        self.model_key: tuple[str, str, str] | None = None
+        self.registration: Registration | None = None
+        self.commands: dict[str, Callable[[Message], Message]] = {
+            "probe": self.probe, "register": self.register, "relambda": self.relambda, "release": self.release,
+            "weights": self.weights, "fetch": self.fetch, "clear": self.clear}
+
+    # the loop
+
+    def run(self) -> None:
+        """Serve until the process ends."""
+        while True:
+            self.serve(self._next())
+
+    def serve(self, request: Message) -> None:
+        """Answer one request; whatever goes wrong becomes an answer too."""
+        try:
+            command = self.commands.get(request.get("command", ""))
+            if command is None:
+                raise SynthMorphError(f"The worker knows no command '{request.get('command')}'.")
+            answer: Message = {"event": "result", **command(request)}
+        except Superseded:
+            answer = {"event": "superseded"}
+        except Exception as error:  # noqa: BLE001  (a process boundary: nothing may escape)
+            answer = {"event": "error", **self._describe(error)}
+        self.write({"id": request["id"], **answer})
+
+    def _next(self) -> Message:
+        """The next request, after dropping lambda requests that a newer one overtakes; idle memory is given back."""
+        while not self.waiting:
+            try:
+                self.waiting.append(self.requests.get(timeout=self.idle_seconds))
+            except queue.Empty:
+                self._forget()
+        self._collect()
+        while len(self.waiting) > 1 and all(r.get("command") == "relambda" for r in self.waiting[:2]):
+            self.write({"id": self.waiting.pop(0)["id"], "event": "superseded"})
+        return self.waiting.pop(0)
+
+    def _collect(self) -> None:
+        while not self.requests.empty():
+            self.waiting.append(self.requests.get())
+
+    def _progress(self, request: Message) -> Report:
+        last = [0.0]
+
+        def report(stage: str, fraction: float, message: str = "") -> None:
+            self._collect()
+            if request["command"] == "relambda" and any(r.get("command") == "relambda" for r in self.waiting):
+                raise Superseded
+            if message and time.monotonic() - last[0] < PROGRESS_SECONDS:
+                return
+            last[0] = time.monotonic()
+            self.write({"id": request["id"], "event": "progress", "stage": stage, "fraction": round(fraction, 3),
+                        "message": message})
+        return report
+
+    # commands
+
+    def probe(self, request: Message) -> Message:
+        """Versions and devices, with free and total bytes."""
+        torch = _torch()
+        devices = []
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            devices.append({"id": f"cuda:{index}", "name": torch.cuda.get_device_name(index), "free": free,
+                            "total": total})
+        return {"protocol": protocol.VERSION, "python": sys.version.split()[0], "torch": torch.__version__,
+                "devices": devices, "threads": torch.get_num_threads()}
+
+    def register(self, request: Message) -> Message:
+        """Register two image files and write what is asked for."""
+        report = self._progress(request)
+        report("loading model", 0.0)
+        torch = _torch()
+        if request.get("threads"):
+            torch.set_num_threads(int(request["threads"]))
+        fast = request.get("precision") == "fast"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
+        import numpy as np
+
+        from . import images
+        options = dict(request.get("options", {}))
+        if options.get("initial") is not None:
+            options["initial"] = np.asarray(options["initial"], float)
+        moving, fixed = (images.read_image(request[key]) for key in ("moving", "fixed"))
+        self.registration = None
+        model = self._load(request.get("model", "auto"), request.get("device", "auto"),
+                           options.get("transform", "joint"))
+        self.registration = model.register(moving, fixed, progress=report, **options)
+        return self._results(request, report)
+
+    def relambda(self, request: Message) -> Message:
+        """The last registration with another lambda."""
+        if self.registration is None:
+            raise Released
+        report = self._progress(request)
+        self.registration = self.registration.with_regularization(float(request["regularization"]), progress=report)
+        return self._results(request, report)
+
+    def release(self, request: Message) -> Message:
+        """Give the device's memory back."""
+        self._forget()
+        return {}
+
+    def weights(self, request: Message) -> Message:
+        """The official weight files with their state, where they are kept, and which weights would be used now."""
+        _torch()
+        from . import weights
+        try:
+            choice = weights.find_weights().reason
+        except SynthMorphError as error:
+            choice = str(error)
+        return {"models": [{"name": status.entry.name, "role": status.entry.role, "state": status.state,
+                            "bytes": status.bytes} for status in weights.list_weights()],
+                "folder": str(weights.cache_folder()), "choice": choice}
+
+    def fetch(self, request: Message) -> Message:
+        """Download the weights of the given roles; an interrupted download continues where it stopped."""
+        _torch()
+        from . import weights
+        report = self._progress(request)
+        for role in request["roles"]:
+            def progress(done: int, total: int) -> None:
+                report("downloading", done / total, f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
+            weights.fetch(role, progress)
+        self._forget()
+        return self.weights(request)
+
+    def clear(self, request: Message) -> Message:
+        """Remove downloaded weights and baked kernels."""
+        _torch()
+        from . import weights
+        self._forget()
+        freed = weights.clear()
+        return {**self.weights(request), "freed": freed}
+
+    # parts
+
+    def _load(self, name: str, device: str, transform: str) -> Model:
+        """The model that is kept, if it is the right one."""
+        from .loader import load_model
+        key = (name, device, transform)
+        if self.model is None or self.model_key != key:
+            self._forget()
+            self.model, self.model_key = load_model(name, device, transform), key
+        return self.model
+
+    @staticmethod
+    def _is_out_of_memory(error: Exception) -> bool:
+        if "torch" not in sys.modules:
+            return isinstance(error, MemoryError)
+        from .registration import out_of_memory
+        return out_of_memory(error)
+
+    def _forget(self) -> None:
+        self.model = self.model_key = self.registration = None
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _results(self, request: Message, report: Report) -> Message:
+        """Write the files that ``outputs`` asks for; the answer names them."""
+        from . import images
+        registration = self.registration
+        assert registration is not None
+        started = time.perf_counter()
+        outputs = request["outputs"]
+        folder = Path(outputs["folder"])
+        report("writing results", 0.9)
+        answer: Message = {"provenance": registration.provenance(), "note": " ".join(registration.notes),
+                           "fixed_to_moving": _describe_transform(registration.fixed_to_moving, folder / "forward.npy"),
+                           "moving_to_fixed": _describe_transform(registration.moving_to_fixed, folder / "inverse.npy")}
+        if outputs.get("moved"):
+            answer["moved"] = _write(registration.warp(), folder / "moved.mha")
+        if outputs.get("jacobian"):
+            report("Jacobian", 0.93)
+            answer["jacobian"] = _write(registration.jacobian(), folder / "jacobian.mha")
+        answer["labels"] = []
+        for number, path in enumerate(outputs.get("labels") or ()):
+            report("carrying labels", 0.95)
+            labels = registration.warp_labels(images.read_labels(path))
+            answer["labels"].append(_write(labels, folder / f"labels{number}.mha"))
+        answer["seconds"] = {**registration.seconds, "writing results": time.perf_counter() - started}
+        return answer
+
+    def _describe(self, error: Exception) -> Message:
+        details = "".join(traceback.format_exception(error))
+        if isinstance(error, Released):
+            return {"kind": "released", "message": "The last registration is no longer in memory: register again.",
+                    "details": details}
+        if isinstance(error, MemoryError | RuntimeError) and self._is_out_of_memory(error):
+            self._forget()
+            return {"kind": "memory", "message": NO_MEMORY, "details": details}
+        if isinstance(error, SynthMorphError):
+            return {"kind": "user", "message": str(error), "details": details}
+        if isinstance(error, TorchMissing):
+            return {"kind": "torch", "message": NO_TORCH.format(error), "details": details}
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        return {"kind": "bug", "message": f"The registration failed unexpectedly ({cause}); see the details.",
+                "details": details}
+
+
+class TorchMissing(Exception):
+    """This Python has no torch that can be imported."""
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except Exception as error:  # noqa: BLE001  (a broken installation raises anything)
+        raise TorchMissing(f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")) from error
+    return torch
+
+
+def _write(image: Any, path: Path) -> str:
+    import SimpleITK as sitk
+    sitk.WriteImage(image, str(path))
+    return str(path)
+
+
+def _describe_transform(transform: Any, path: Path) -> Message:
+    """An affine matrix and, if there is one, a residual displacement field applied before it, as file and geometry.
+
+    Returns:
+        ``affine`` (4, 4 nested lists, LPS millimetres), ``field`` (a .npy file of float32 (k, j, i, 3), LPS
+        millimetres, or None) and ``matrix`` (4, 4: field index (i, j, k) to LPS world, or None).
+    """
+    import numpy as np
+    import SimpleITK as sitk
+
+    from .geometry import Space, sitk_affine_to_matrix
+    if transform.GetName() != "CompositeTransform":
+        return {"affine": sitk_affine_to_matrix(transform).tolist(), "field": None, "matrix": None}
+    composite = sitk.CompositeTransform(transform)
+    affine, residual = (composite.GetNthTransform(n) for n in (0, 1))  # ITK applies the last one first
+    field = sitk.DisplacementFieldTransform(residual).GetDisplacementField()
+    np.save(path, sitk.GetArrayFromImage(field).astype(np.float32))
+    return {"affine": sitk_affine_to_matrix(affine.Downcast()).tolist(), "field": str(path),
+            "matrix": Space.of(field).matrix.tolist()}
+
+
+def _listen(stream: TextIO, worker: Worker) -> None:
+    """Pass requests on as they come; when the stream ends, the other side is gone and so are we."""
+    for line in stream:
+        if line.strip():
+            worker.requests.put(protocol.decode(line))
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve standard input and output. Whatever libraries print goes to standard error instead."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def write(message: Message) -> None:
+        with lock:
+            channel.write(protocol.encode(message))
+            channel.flush()
+
+    worker = Worker(write, float(os.environ.get("SYNTHMORPH_IDLE_SECONDS", IDLE_SECONDS)))
+    threading.Thread(target=_listen, args=(sys.stdin, worker), daemon=True).start()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()
