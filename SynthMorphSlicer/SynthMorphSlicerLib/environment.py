@@ -1,0 +1,177 @@
+"""Is PyTorch there?  Which Python runs the worker, which devices are there, and what to do about what is missing.
+
+Nothing here imports torch: looking must be quick and must not be able to break Slicer.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+PYTHON_VARIABLE = "SYNTHMORPH_PYTHON"
+PYTHON_SETTING = "SynthMorph/Python"
+WEIGHTS_VARIABLE = "SYNTHMORPH_WEIGHTS"
+WEIGHTS_SETTING = "SynthMorph/WeightsFolder"
+MINIMUM_TORCH = ">=2.2"
+MODULE_FOLDER = Path(__file__).resolve().parent.parent
+
+
+def otherPython():
+    """The Python chosen instead of Slicer's own, or an empty string."""
+    return os.environ.get(PYTHON_VARIABLE) or str(slicer.app.userSettings().value(PYTHON_SETTING, "") or "")
+
+
+def setOtherPython(path):
+    """Choose a Python that has torch for the worker; an empty path goes back to Slicer's own."""
+    slicer.app.userSettings().setValue(PYTHON_SETTING, path)
+
+
+def weightsFolder():
+    """The folder the user pointed to for weights, or an empty string."""
+    return str(slicer.app.userSettings().value(WEIGHTS_SETTING, "") or "")
+
+
+def setWeightsFolder(path):
+    """Look for weights in this folder too (or in a FreeSurfer installation's)."""
+    slicer.app.userSettings().setValue(WEIGHTS_SETTING, path)
+
+
+def workerCommand():
+    """Command line of the worker process."""
+    python = otherPython() or shutil.which("PythonSlicer") or sys.executable
+    return [python, "-u", "-m", "synthmorph_torch.worker"]
+
+
+def workerEnvironment():
+    """Environment of the worker process: Slicer's own for its own Python, a clean one for another."""
+    if otherPython():
+        environment = slicer.util.startupEnvironment()
+        environment.pop("PYTHONHOME", None)
+        inherited = ""
+    else:
+        environment = dict(os.environ)
+        inherited = environment.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MODULE_FOLDER), inherited)))
+    if weightsFolder():
+        environment[WEIGHTS_VARIABLE] = weightsFolder()
+    return environment
+
+
+def torchVersion():
+    """Version of the torch in Slicer's own Python, or an empty string."""
+    importlib.invalidate_caches()
+    try:
+        if importlib.util.find_spec("torch") is None:
+            return ""
+        return importlib.metadata.version("torch")
+    except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
+        return ""
+
+
+def isReady():
+    """True if a Python with torch is known (its torch is tried when the worker starts)."""
+    return bool(otherPython() or torchVersion())
+
+
+def torchLogic():
+    """The PyTorch extension's logic, or None if the extension is not installed."""
+    try:
+        import PyTorchUtils
+    except ImportError:
+        return None
+    return PyTorchUtils.PyTorchUtilsLogic()
+
+
+def installDescription():
+    """What the install button will do, for the text beside it."""
+    if torchLogic() is None:
+        return _("PyTorch, the library that runs the networks, is missing. It comes through Slicer's PyTorch "
+                 "extension, which is not installed either: the button installs that extension and asks you to "
+                 "restart Slicer.")
+    return _("PyTorch, the library that runs the networks, is missing. The button downloads it through the PyTorch "
+             "extension into this Slicer (about 0.2 GB for the CPU, 2 to 3 GB with an NVIDIA GPU) and takes minutes, "
+             "in which Slicer does not respond.")
+
+
+def installTorch():
+    """Install torch, or the PyTorch extension that can; returns one sentence on how it went."""
+    logic = torchLogic()
+    if logic is None:
+        manager = slicer.app.extensionsManagerModel()
+        if manager is None or not manager.installExtensionFromServer("PyTorch"):
+            return _("The PyTorch extension could not be installed: install it from the Extensions Manager, or choose "
+                     "another Python that has PyTorch.")
+        return _("The PyTorch extension is installed: restart Slicer, then press this button again.")
+    try:
+        torch = logic.installTorch(askConfirmation=True, torchVersionRequirement=MINIMUM_TORCH)
+    except Exception as error:  # the extension passes on whatever pip and the network do
+        return _("PyTorch could not be installed ({error}): try the PyTorch module, or choose another Python that "
+                 "has it.").format(error=str(error).splitlines()[0] if str(error) else type(error).__name__)
+    if torch is None:
+        return _("PyTorch was not installed.")
+    return _("PyTorch is installed.")
+
+
+def needsHdf5():
+    """True if Slicer's own Python lacks h5py, without which it cannot read the official weights' file format."""
+    return not otherPython() and importlib.util.find_spec("h5py") is None
+
+
+def catalogue():
+    """The models this extension knows (Resources/models.json), as plain data."""
+    return json.loads((MODULE_FOLDER / "Resources" / "models.json").read_text(encoding="utf-8"))
+
+
+class DeviceProbe:
+    """Lists NVIDIA GPUs with their free memory, from nvidia-smi, on a thread of its own."""
+
+    QUERY = ["--query-gpu=index,name,memory.free,memory.total", "--format=csv,noheader,nounits"]
+
+    def __init__(self):
+        self._thread = None
+        self._devices = None
+
+    def start(self):
+        """Begin a fresh look unless one is under way."""
+        if self._thread is None or not self._thread.is_alive():
+            self._devices = None
+            self._thread = threading.Thread(target=self._look, daemon=True)
+            self._thread.start()
+
+    def devices(self):
+        """List of dictionaries with ``id``, ``name``, ``free`` and ``total`` (bytes); None until known."""
+        return self._devices
+
+    def _look(self):
+        program = shutil.which("nvidia-smi")
+        devices = []
+        if program:
+            options = {"creationflags": 0x08000000} if os.name == "nt" else {}
+            try:
+                output = subprocess.run([program, *self.QUERY], capture_output=True, text=True, timeout=10,
+                                        check=True, **options).stdout
+                devices = [parseDevice(line) for line in output.splitlines() if line.count(",") >= 3]
+            except (OSError, ValueError, subprocess.SubprocessError):
+                devices = []
+        self._devices = devices
+
+
+def parseDevice(line):
+    """One line of nvidia-smi's list as a device."""
+    index, name, free, total = (part.strip() for part in line.split(",", 3))
+    return {"id": f"cuda:{int(index)}", "name": name, "free": int(free) << 20, "total": int(total) << 20}
+
+
+def deviceLabel(device):
+    """How a GPU is called in the panel."""
+    return _("{name} ({free:.1f} of {total:.1f} GB free)").format(
+        name=device["name"], free=device["free"] / 2**30, total=device["total"] / 2**30)

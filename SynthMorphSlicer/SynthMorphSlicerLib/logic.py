@@ -1,0 +1,322 @@
+"""Registration in nodes and plain values.  No Qt: it works from the panel, from scripts and without a main window."""
+
+import logging
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+from . import environment, scene, segments
+from .worker_client import WorkerClient
+
+OUTPUTS = ("transform", "volume", "jacobian", "segmentation")
+_CLASSES = {"transform": "vtkMRMLTransformNode", "volume": "vtkMRMLScalarVolumeNode",
+            "jacobian": "vtkMRMLScalarVolumeNode", "segmentation": "vtkMRMLSegmentationNode"}
+
+
+class InputError(ValueError):
+    """The inputs cannot be registered; the text is one sentence for the user."""
+
+
+@dataclass
+class Settings:
+    """How to register; see :meth:`RegistrationLogic.register` for the meaning of each."""
+
+    transform: str = "joint"
+    regularization: float = 0.5
+    model: str = "auto"
+    device: str = "auto"
+    extent: int = 256
+    steps: int = 7
+    refinement: int | None = None
+    precision: str = "full"
+    threads: int = 0
+
+
+@dataclass
+class Job:
+    """One registration: what goes in, what is wanted, and what came out.  Nodes are kept by ID, never by pointer."""
+
+    fixedID: str
+    movingID: str
+    settings: Settings
+    wanted: dict  # output name -> node ID to update, "" for a new node; absent if not wanted
+    labelIDs: tuple = ()
+    pointIDs: tuple = ()
+    initialID: str = ""
+    attach: bool = False
+    folder: str = ""
+    labelFiles: list = field(default_factory=list)
+    layers: list = field(default_factory=list)  # (segments) of each file, in the order of the files
+    empty: list = field(default_factory=list)
+    carried: dict = field(default_factory=dict)  # ID of a markup or model -> ID of its copy
+    outputs: dict = field(default_factory=dict)  # output name -> node
+    started: float = 0.0
+    provenance: dict = field(default_factory=dict)
+    note: str = ""
+    seconds: float = 0.0
+
+
+class RegistrationLogic:
+    """Registers volumes through the worker process; keeps the last registration for further lambdas."""
+
+    def __init__(self, command=None, keepTemporaryFiles=False):
+        """
+        :param command: function returning the worker's command line; by default the one of the setup section.
+        """
+        self.client = WorkerClient(command or environment.workerCommand, environment.workerEnvironment)
+        self.keepTemporaryFiles = keepTemporaryFiles
+        self.job = None  # the registration under way or the last one
+        self._resultsOf = None  # process that still holds the last registration
+
+    # What scripts call
+
+    def register(self, fixedNode, movingNode, transform="joint", regularization=0.5, outputTransform=True,
+                 outputVolume=None, outputJacobian=None, outputSegmentation=None, carriedLabels=(), carriedPoints=(),
+                 initialTransform=None, attachMoving=False, model="auto", device="auto", extent=256, steps=7,
+                 refinement=None, precision="full", threads=0, blocking=True, onProgress=None, onFinished=None,
+                 onError=None):
+        """Bring a moving volume onto a fixed one.
+
+        Example, in Slicer's Python console::
+
+            logic = slicer.util.getModuleLogic("SynthMorphSlicer")
+            outputs = logic.register(fixedNode, movingNode, outputVolume=True)
+            outputs["transform"], outputs["volume"]
+
+        :param transform: "joint" (affine and deformable), "affine", "rigid", or "deform" (already aligned).
+        :param regularization: lambda, between 0 (follows every detail) and 1 (smooth), both excluded.
+        :param outputTransform: True for a new node, a node to update, or None; likewise ``outputVolume`` (the moved
+          volume), ``outputJacobian`` (log2 of the local volume change) and ``outputSegmentation``.
+        :param carriedLabels: segmentations and label maps of the moving volume, for ``outputSegmentation``.
+        :param carriedPoints: markups and models of the moving volume; copies land in the fixed volume's space.
+        :param initialTransform: linear transform node that roughly brings the moving to the fixed volume.
+        :param attachMoving: show the moving volume through the transform.
+        :param model: "auto", "official" or "compact".  :param device: "auto", "cpu", "cuda:0", ...
+        :param extent: 192 or 256 mm.  :param steps: integration steps.  :param refinement: iterations, None for
+          the model's own number.  :param precision: "full" or "fast".  :param threads: of the CPU, 0 for all.
+        :param blocking: wait and return the outputs; else return at once, and call :meth:`poll` regularly.
+        :param onProgress: called with stage, fraction and message.  :param onFinished: with the outputs.
+        :param onError: called with a dictionary of ``kind``, ``message`` (one sentence) and ``details``; when blocking
+          without it, a RuntimeError is raised.
+        :return: dictionary of output nodes by name when blocking, else None.
+        """
+        settings = Settings(transform, regularization, model, device, extent, steps, refinement, precision, threads)
+        wanted = {name: ("" if node is True else node.GetID()) for name, node in zip(OUTPUTS, (
+            outputTransform, outputVolume, outputJacobian, outputSegmentation)) if node}
+        problem = self.problem(fixedNode, movingNode, wanted, initialTransform, carriedLabels, carriedPoints)
+        if problem:
+            raise InputError(problem)
+        job = Job(fixedNode.GetID(), movingNode.GetID(), settings, wanted,
+                  tuple(node.GetID() for node in carriedLabels), tuple(node.GetID() for node in carriedPoints),
+                  initialTransform.GetID() if initialTransform else "", attachMoving)
+        return self._start(job, blocking, onProgress, onFinished, onError)
+
+    def problem(self, fixedNode, movingNode, wanted, initialTransform=None, carriedLabels=(), carriedPoints=()):
+        """What is missing or wrong before a registration can start, as one sentence, or an empty string."""
+        if fixedNode is None:
+            return _("Choose a fixed volume.")
+        if movingNode is None:
+            return _("Choose a moving volume.")
+        if fixedNode is movingNode:
+            return _("The fixed and the moving volume are the same: choose two different volumes.")
+        if not wanted:
+            return _("Choose at least one output.")
+        for node in (fixedNode, movingNode):
+            problem = scene.inputProblem(node) or scene.parentProblem(node)
+            if problem:
+                return problem
+        if initialTransform is not None and not initialTransform.IsTransformToWorldLinear():
+            return _("The initial transform is not linear: choose a linear one, or none.")
+        for node in carriedLabels:
+            if scene.parentProblem(node):
+                return scene.parentProblem(node)
+        outputs = [slicer.mrmlScene.GetNodeByID(identifier) for identifier in wanted.values() if identifier]
+        for node in outputs:
+            if node in (fixedNode, movingNode, initialTransform, *carriedLabels, *carriedPoints):
+                return _("'{name}' is an input and an output at once: choose another output.").format(
+                    name=node.GetName())
+        return ""
+
+    def canChangeRegularization(self):
+        """True if the last registration can be repeated with another lambda without starting over."""
+        return (self.job is not None and bool(self.job.outputs) and self._resultsOf is not None
+                and self._resultsOf == self.client.processID()
+                and self.job.settings.transform in ("joint", "deform")
+                and all(slicer.mrmlScene.GetNodeByID(i) for i in (self.job.fixedID, self.job.movingID)))
+
+    def changeRegularization(self, regularization, blocking=True, onProgress=None, onFinished=None, onError=None):
+        """Repeat the last registration with another lambda and update its outputs in place.
+
+        While one is computed only the newest further call counts.
+        """
+        if not self.canChangeRegularization():
+            raise InputError(_("Register first: there is no registration to change."))
+        job = replace(self.job, settings=replace(self.job.settings, regularization=regularization),
+                      wanted={name: node.GetID() for name, node in self.job.outputs.items()}, outputs={},
+                      carried=dict(self.job.carried), started=time.monotonic())
+        message = {"command": "relambda", "regularization": regularization, "outputs": self._outputFiles(job)}
+        return self._run(job, message, blocking, onProgress, onFinished, onError)
+
+    def poll(self):
+        """Deliver what the worker has sent; call it regularly while a registration runs."""
+        self.client.poll()
+
+    def isBusy(self):
+        """True while a registration or a download is under way."""
+        return self.client.isBusy()
+
+    def cancel(self):
+        """Stop at once: the worker process is ended and its memory freed; the scene stays as it was."""
+        self.client.cancel()
+        self._resultsOf = None
+        self._forgetFiles()
+
+    def ask(self, command, onResult=None, onError=None, onProgress=None, **arguments):
+        """Send the worker one of its other commands (see ``synthmorph_torch.protocol``)."""
+        self.client.send({"command": command, **arguments}, onResult, onError, onProgress)
+
+    def close(self):
+        """End the worker and remove temporary files."""
+        self.cancel()
+        self.job = None
+
+    # From nodes to the worker
+
+    def _start(self, job, blocking, onProgress, onFinished, onError):
+        self._forgetFiles()
+        job.folder = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath)
+        job.started = time.monotonic()
+        job.labelFiles, job.layers, job.empty = [], [], []
+        self.job = job
+        fixed, moving = (slicer.mrmlScene.GetNodeByID(i) for i in (job.fixedID, job.movingID))
+        if "segmentation" in job.wanted:
+            self._writeLabels(job, moving)
+        initial = slicer.mrmlScene.GetNodeByID(job.initialID) if job.initialID else None
+        settings = job.settings
+        options = {"transform": settings.transform, "regularization": settings.regularization,
+                   "extent": settings.extent, "steps": settings.steps, "refine": settings.refinement,
+                   "initial": scene.initialMatrix(initial) if initial else None}
+        folder = Path(job.folder)
+        message = {"command": "register", "options": options, "model": settings.model, "device": settings.device,
+                   "precision": settings.precision, "threads": settings.threads,
+                   "fixed": scene.writeVolume(fixed, folder / "fixed.mha", scene.parentToWorld(fixed)),
+                   "moving": scene.writeVolume(moving, folder / "moving.mha", scene.detached(moving)),
+                   "outputs": self._outputFiles(job)}
+        return self._run(job, message, blocking, onProgress, onFinished, onError)
+
+    def _writeLabels(self, job, movingNode):
+        for identifier in job.labelIDs:
+            layers, empty = segments.layersOf(slicer.mrmlScene.GetNodeByID(identifier), movingNode)
+            job.empty += empty
+            for layer in layers:
+                path = Path(job.folder) / f"labels{len(job.labelFiles)}.mha"
+                job.labelFiles.append(scene.writeArray(layer.array, layer.ijkToWorld, path))
+                job.layers.append(layer.segments)
+
+    def _outputFiles(self, job):
+        """What the worker shall write, in a folder of its own: it may already be writing the next results."""
+        return {"folder": tempfile.mkdtemp(prefix="results-", dir=job.folder), "moved": "volume" in job.wanted,
+                "jacobian": "jacobian" in job.wanted, "labels": job.labelFiles}
+
+    def _run(self, job, message, blocking, onProgress, onFinished, onError):
+        failure = []
+
+        def finished(answer):
+            if self._apply(job, answer, message["outputs"]["folder"]) and onFinished:
+                onFinished(job.outputs)
+
+        def failed(error):
+            if error["kind"] == "released":  # the worker was idle for long and gave its memory back
+                self._start(job, False, onProgress, onFinished, onError or failure.append)
+                return
+            logging.error("SynthMorph: %s\n%s", error["message"], error["details"])
+            self._resultsOf = None
+            (onError or failure.append)(error)
+
+        progress = onProgress and (lambda m: onProgress(m["stage"], m["fraction"], m["message"]))
+        self.client.send(message, finished, failed, progress)
+        if not blocking:
+            return None
+        self.client.wait()
+        if failure:
+            raise RuntimeError(failure[0]["message"])
+        return self.job.outputs
+
+    def _forgetFiles(self):
+        if self.job is not None and self.job.folder:
+            if not self.keepTemporaryFiles:
+                scene.removeFolder(self.job.folder)
+            self.job.folder = ""
+
+    # From the worker to nodes
+
+    def _apply(self, job, answer, folder):
+        """Bring results into the scene, all of them or none; False if their volumes are gone meanwhile."""
+        fixed, moving = (slicer.mrmlScene.GetNodeByID(i) for i in (job.fixedID, job.movingID))
+        if fixed is None or moving is None:
+            return False
+        job.provenance, job.note = answer["provenance"], answer["note"]
+        forward, inverse = (scene.vtkTransform(answer[key]) for key in ("fixed_to_moving", "moving_to_fixed"))
+        arrays = {key: scene.readArray(answer[key]) for key in ("moved", "jacobian") if key in answer}
+        warped = [(scene.readArray(path), layer) for path, layer in zip(answer["labels"], job.layers)]
+        if not self.keepTemporaryFiles:
+            scene.removeFolder(folder)
+        names = {"transform": _("{moving} to {fixed}"), "volume": _("{moving} on {fixed}"),
+                 "jacobian": _("Volume change {moving} to {fixed} (log2 J)"),
+                 "segmentation": _("Segments of {moving} on {fixed}")}
+        nodes = {}
+        for name in job.wanted:
+            if name == "segmentation" and not (warped or job.empty):
+                continue  # nothing was given to carry along
+            node = slicer.mrmlScene.GetNodeByID(job.wanted[name]) if job.wanted[name] else None
+            nodes[name] = node or slicer.mrmlScene.AddNewNodeByClass(
+                _CLASSES[name], names[name].format(moving=moving.GetName(), fixed=fixed.GetName()))
+        if "transform" in nodes:
+            scene.setTransform(nodes["transform"], forward)
+        if "volume" in nodes:
+            new = nodes["volume"].GetDisplayNode() is None
+            scene.setVolumeOnFixed(nodes["volume"], arrays["moved"], fixed)
+            if new:
+                scene.copyWindow(moving, nodes["volume"])
+        if "jacobian" in nodes:
+            scene.setJacobian(nodes["jacobian"], arrays["jacobian"], fixed)
+        if "segmentation" in nodes:
+            segments.fill(nodes["segmentation"], warped, job.empty, fixed)
+        carried = self._carryPoints(job, inverse)
+        job.seconds = time.monotonic() - job.started
+        everything = [*nodes.values(), *carried]
+        scene.setProvenance(everything, fixed, moving, self._attributes(job))
+        scene.subjectHierarchyFolder(_("SynthMorph: {moving} to {fixed}").format(
+            moving=moving.GetName(), fixed=fixed.GetName()), everything)
+        if job.attach and "transform" in nodes:
+            scene.attach(moving, nodes["transform"])
+        job.outputs = nodes
+        self.job, self._resultsOf = job, self.client.processID()
+        return True
+
+    def _carryPoints(self, job, inverse):
+        copies = []
+        for identifier in job.pointIDs:
+            source = slicer.mrmlScene.GetNodeByID(identifier)
+            if source is None:
+                continue
+            copy = slicer.mrmlScene.GetNodeByID(job.carried.get(identifier, ""))
+            if copy is None:
+                copy = slicer.mrmlScene.AddNewNodeByClass(source.GetClassName(),
+                                                          _("{name} (carried)").format(name=source.GetName()))
+            scene.carryPoints(source, copy, inverse)
+            job.carried[identifier] = copy.GetID()
+            copies.append(copy)
+        return copies
+
+    @staticmethod
+    def _attributes(job):
+        provenance = job.provenance
+        return {"lambda": job.settings.regularization, "transform": job.settings.transform,
+                "model": provenance.get("model", ""), "checksum": provenance.get("checksum", ""),
+                "device": provenance.get("device", ""), "extent": job.settings.extent, "steps": job.settings.steps,
+                "date": time.strftime("%Y-%m-%dT%H:%M:%S")}

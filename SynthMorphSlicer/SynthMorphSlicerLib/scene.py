@@ -1,0 +1,298 @@
+"""MRML nodes to and from what the worker reads and writes: the one place with RAS/LPS flips and (k, j, i) arrays.
+
+SimpleITK, whose import takes a while, is imported where it is needed.
+
+MRML works in RAS millimetres, the worker (ITK) in LPS.  Matrices here are 4 x 4 numpy arrays; "world" includes a
+node's parent transforms.
+"""
+
+import shutil
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import numpy_to_vtk
+
+FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS
+ATTRIBUTE = "SynthMorph."
+FOLDED = -99.0  # stands in Jacobian maps where there is no logarithm
+FOLDING_COLOR = (1.0, 0.0, 1.0)
+SMALLEST_SIDE = 8  # voxels; below it a volume is a slice, not a head
+
+
+def inputProblem(node):
+    """What keeps a volume's voxels from being registered, as one sentence, or an empty string."""
+    name = node.GetName()
+    if node.GetImageData() is None:
+        return _("'{name}' has no voxels: load it again or choose another volume.").format(name=name)
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        return _("'{name}' is a label map: choose the scan itself, and carry the labels along under Inputs.").format(
+            name=name)
+    if node.IsA("vtkMRMLVectorVolumeNode") or node.GetImageData().GetNumberOfScalarComponents() != 1:
+        return _("'{name}' has several values per voxel (colour, vector or 4-D): choose or extract a volume with "
+                 "one.").format(name=name)
+    if min(node.GetImageData().GetDimensions()) < SMALLEST_SIDE:
+        return _("'{name}' is a single slice or a thin slab: SynthMorph needs a volume of at least {number} voxels "
+                 "in every direction.").format(name=name, number=SMALLEST_SIDE)
+    return ""
+
+
+def parentProblem(node):
+    """Why the node's place in the world cannot be taken over, or an empty string.
+
+    A transform of ours to which :func:`attach` has tied the node does not count.
+    """
+    parent = node.GetParentTransformNode()
+    while parent is not None and parent.GetAttribute(ATTRIBUTE + "copyOf"):
+        parent = parent.GetParentTransformNode()
+    if parent is not None and not parent.GetAttribute(ATTRIBUTE + "lambda") and not parent.IsTransformToWorldLinear():
+        return _("'{name}' is under a non-linear transform: harden the transform on a copy, or remove it.").format(
+            name=node.GetName())
+    return ""
+
+
+def toArray(matrix):
+    """A vtkMatrix4x4 as an array."""
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+def toVTKMatrix(array):
+    """An array as a vtkMatrix4x4."""
+    matrix = vtk.vtkMatrix4x4()
+    for row in range(4):
+        for column in range(4):
+            matrix.SetElement(row, column, float(array[row][column]))
+    return matrix
+
+
+def parentToWorld(node):
+    """The linear parent transform of a node, RAS; identity without one."""
+    matrix = vtk.vtkMatrix4x4()
+    parent = node.GetParentTransformNode()
+    if parent is not None:
+        parent.GetMatrixTransformToWorld(matrix)
+    return toArray(matrix)
+
+
+def toImage(array, ijkToRAS):
+    """A SimpleITK image (LPS) of a (k, j, i) array whose voxels lie where ``ijkToRAS`` puts them."""
+    import SimpleITK as sitk
+    image = sitk.GetImageFromArray(array)
+    matrix = FLIP @ ijkToRAS
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    image.SetSpacing([float(s) for s in spacing])
+    image.SetDirection([float(d) for d in (matrix[:3, :3] / spacing).ravel()])
+    image.SetOrigin([float(o) for o in matrix[:3, 3]])
+    return image
+
+
+def writeArray(array, ijkToRAS, path):
+    """Write an array (k, j, i) as an image file."""
+    import SimpleITK as sitk
+    sitk.WriteImage(toImage(array, ijkToRAS), str(path))
+    return str(path)
+
+
+def writeVolume(volumeNode, path, parent):
+    """Write a volume as the world sees it under the parent transform ``parent`` (a matrix, RAS)."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return writeArray(slicer.util.arrayFromVolume(volumeNode), parent @ toArray(matrix), path)
+
+
+def readArray(path):
+    """Voxels of an image file, (k, j, i)."""
+    import SimpleITK as sitk
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def initialMatrix(transformNode):
+    """Fixed world to moving world, LPS, as nested lists, of a transform that brings the moving to the fixed volume."""
+    matrix = vtk.vtkMatrix4x4()
+    transformNode.GetMatrixTransformToWorld(matrix)
+    return (FLIP @ np.linalg.inv(toArray(matrix)) @ FLIP).tolist()
+
+
+def vtkTransform(description):
+    """A transform the worker described (see ``synthmorph_torch.protocol``) as a VTK transform in RAS millimetres.
+
+    The same map of points: first the residual displacement, then the affine part.  An affine transform is returned
+    as ``vtkTransform``, the composite as ``vtkGeneralTransform``.
+    """
+    affine = vtk.vtkTransform()
+    affine.SetMatrix(toVTKMatrix(FLIP @ np.asarray(description["affine"]) @ FLIP))
+    if description["field"] is None:
+        return affine
+    general = vtk.vtkGeneralTransform()
+    general.PostMultiply()
+    general.Concatenate(gridTransform(np.load(description["field"]), FLIP @ np.asarray(description["matrix"])))
+    general.Concatenate(affine)
+    return general
+
+
+def gridTransform(displacement, ijkToRAS):
+    """A grid transform of a displacement field (k, j, i, 3) in LPS millimetres on the grid ``ijkToRAS``."""
+    spacing = np.linalg.norm(ijkToRAS[:3, :3], axis=0)
+    vectors = np.ascontiguousarray(displacement * np.array([-1, -1, 1], displacement.dtype)).reshape(-1, 3)
+    image = vtk.vtkImageData()
+    image.SetDimensions(*displacement.shape[2::-1])
+    image.SetOrigin(*ijkToRAS[:3, 3])
+    image.SetSpacing(*spacing)
+    # as scalars: a grid transform does not look at the image's vectors
+    image.GetPointData().SetScalars(numpy_to_vtk(vectors, deep=True))
+    direction = np.eye(4)
+    direction[:3, :3] = ijkToRAS[:3, :3] / spacing
+    transform = slicer.vtkOrientedGridTransform()
+    transform.SetGridDirectionMatrix(toVTKMatrix(direction))
+    transform.SetDisplacementGridData(image)
+    return transform
+
+
+def setTransform(transformNode, fixedToMoving):
+    """Let a transform node show the moving volume where the fixed one is: volumes are sampled from the parent."""
+    transformNode.SetAndObserveTransformFromParent(fixedToMoving)
+
+
+def setVolumeOnFixed(volumeNode, array, fixedNode):
+    """Fill a volume with an array (k, j, i) on the fixed volume's grid, under the fixed volume's parent transform."""
+    with slicer.util.NodeModify(volumeNode):
+        matrix = vtk.vtkMatrix4x4()
+        fixedNode.GetIJKToRASMatrix(matrix)
+        volumeNode.SetIJKToRASMatrix(matrix)
+        volumeNode.SetAndObserveTransformNodeID(fixedNode.GetTransformNodeID())
+        slicer.util.updateVolumeFromArray(volumeNode, array)
+
+
+def setJacobian(volumeNode, determinant, fixedNode):
+    """Fill a volume with log2 of the Jacobian determinant and colour it: red grows, blue shrinks, magenta folds.
+
+    The number and share of folding voxels are kept as attributes.
+    """
+    folds = ~(determinant > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithm = np.where(folds, FOLDED, np.log2(determinant)).astype(np.float32)
+    setVolumeOnFixed(volumeNode, logarithm, fixedNode)
+    volumeNode.SetAttribute(ATTRIBUTE + "foldingVoxels", str(int(folds.sum())))
+    volumeNode.SetAttribute(ATTRIBUTE + "foldingPercent", f"{100 * folds.mean():.4f}")
+    volumeNode.SetAttribute(ATTRIBUTE + "smallestJacobian", f"{determinant.min():.4f}")
+    if volumeNode.GetDisplayNode() is None:
+        volumeNode.CreateDefaultDisplayNodes()
+    limit = next((limit for limit in (1.0, 2.0) if np.mean(np.abs(logarithm[~folds]) > limit) < 0.001), 3.0)
+    display = volumeNode.GetDisplayNode()
+    display.SetAndObserveColorNodeID(jacobianColors().GetID())
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(2 * limit, 0.0)
+    display.SetInterpolate(False)  # or folding voxels would bleed into colours that mean something else
+
+
+def jacobianColors():
+    """The diverging colour table of Jacobian maps: white where nothing changes, its lowest entry marks folding."""
+    name = "SynthMorph volume change"
+    existing = slicer.mrmlScene.GetFirstNodeByName(name)
+    if existing is not None:
+        return existing
+    table = slicer.vtkMRMLColorTableNode()
+    table.SetTypeToUser()
+    table.SetName(name)
+    table.SetNumberOfColors(256)
+    anchors = np.array([0, 0.25, 0.5, 0.75, 1.0])
+    colors = np.array([[0.02, 0.19, 0.38], [0.26, 0.58, 0.76], [1, 1, 1], [0.84, 0.38, 0.30], [0.40, 0, 0.12]])
+    for index in range(256):
+        color = [np.interp(index / 255, anchors, channel) for channel in colors.T] if index else FOLDING_COLOR
+        table.SetColor(index, f"{index}", *color, 1.0)
+    slicer.mrmlScene.AddNode(table)
+    return table
+
+
+def copyWindow(source, target):
+    """Give a volume the window, level and colours of another."""
+    if target.GetDisplayNode() is None:
+        target.CreateDefaultDisplayNodes()
+    display = source.GetDisplayNode()
+    if display is not None:
+        target.GetDisplayNode().SetAutoWindowLevel(False)
+        target.GetDisplayNode().SetWindowLevel(display.GetWindow(), display.GetLevel())
+        target.GetDisplayNode().SetAndObserveColorNodeID(display.GetColorNodeID())
+
+
+def attach(movingNode, transformNode):
+    """Show the moving volume through the transform; an own linear parent stays in effect below it.
+
+    The parent node itself may carry other nodes, so a copy of it goes between the two.
+    """
+    parent = movingNode.GetParentTransformNode()
+    if parent is None or parent is transformNode:
+        movingNode.SetAndObserveTransformNodeID(transformNode.GetID())
+        return
+    if parent.GetAttribute(ATTRIBUTE + "copyOf"):
+        parent.SetAndObserveTransformNodeID(transformNode.GetID())
+        return
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode",
+                                              _("{name} (before registration)").format(name=parent.GetName()))
+    copy.SetMatrixTransformToParent(toVTKMatrix(parentToWorld(movingNode)))
+    copy.SetAttribute(ATTRIBUTE + "copyOf", parent.GetID())
+    copy.SetAndObserveTransformNodeID(transformNode.GetID())
+    movingNode.SetAndObserveTransformNodeID(copy.GetID())
+
+
+def detached(movingNode):
+    """The volume's linear parent transform (to world, RAS) as it was before :func:`attach`."""
+    parent = movingNode.GetParentTransformNode()
+    if parent is None or parent.GetAttribute(ATTRIBUTE + "lambda"):
+        return np.eye(4)
+    if parent.GetAttribute(ATTRIBUTE + "copyOf"):
+        matrix = vtk.vtkMatrix4x4()
+        parent.GetMatrixTransformToParent(matrix)
+        return toArray(matrix)
+    return parentToWorld(movingNode)
+
+
+def carryPoints(source, target, movingToFixed):
+    """Make ``target`` the markups or model ``source`` in the fixed volume's space."""
+    parent = source.GetParentTransformNode()
+    target.CopyContent(source)
+    target.SetAndObserveTransformNodeID(None)
+    if parent is not None:
+        toWorld = vtk.vtkGeneralTransform()
+        parent.GetTransformToWorld(toWorld)
+        target.ApplyTransform(toWorld)
+    target.ApplyTransform(movingToFixed)
+    if target.GetDisplayNode() is None:
+        target.CreateDefaultDisplayNodes()
+        if source.GetDisplayNode() is not None:
+            target.GetDisplayNode().CopyContent(source.GetDisplayNode())
+
+
+def subjectHierarchyFolder(name, nodes):
+    """The folder of one registration: the one its nodes already share, or a new one; then put the nodes there."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    items = [hierarchy.GetItemByDataNode(node) for node in nodes]
+    folder = 0
+    for item in items:
+        parent = hierarchy.GetItemParent(item) if item else 0
+        if parent and hierarchy.HasItemAttribute(parent, ATTRIBUTE + "folder"):
+            folder = parent
+    if not folder:
+        folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
+        hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", "1")
+    for item in items:
+        if item:
+            hierarchy.SetItemParent(item, folder)
+    return folder
+
+
+def setProvenance(nodes, fixedNode, movingNode, values):
+    """Write on each node where it came from: the two volumes as references, the settings as attributes."""
+    roles = ((slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), fixedNode),
+             (slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), movingNode))
+    for node in nodes:
+        for role, volume in roles:
+            node.SetNodeReferenceID(role, volume.GetID())
+        for key, value in values.items():
+            node.SetAttribute(ATTRIBUTE + key, str(value))
+
+
+def removeFolder(path):
+    """Delete a folder of temporary files; a file still in use is left behind rather than reported."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,52 @@
+"""The test host, one for the whole session, and what the tests of the module share."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "SynthMorphSlicer" / "SynthMorphSlicer.py"
+DATA = next((folder for folder in (Path(os.environ.get("SYNTHMORPH_DATA", "")), ROOT / "shared/data",
+                                   ROOT.parent / "shared/data") if (folder / "malf").is_dir()), None)
+NEEDED = ("slicer_core", "PySide6", "SimpleITK")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+sys.path[:0] = [str(ROOT / "Testing" / "host"), str(ROOT / "Testing" / "Python"), str(MODULE.parent)]
+
+if MISSING:
+    collect_ignore_glob = ["test_panel*.py", "test_scene.py", "test_host.py", "test_worker.py"]
+
+
+def pytest_report_header(config):
+    if MISSING:
+        return (f"the Slicer module's tests are left out: {', '.join(MISSING)} cannot be imported (slicer-core has "
+                "wheels for Python 3.10 to 3.13; see Testing/host/requirements.txt)")
+    return f"test host: slicer-core; scans: {DATA or 'none found, made-up heads are used'}"
+
+
+@pytest.fixture(scope="session")
+def host():
+    """The running test host."""
+    import testhost
+    host = testhost.start()
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="session")
+def module(host):
+    """The module, loaded as Slicer loads it."""
+    return host.loadModule(str(MODULE))
+
+
+@pytest.fixture(autouse=True)
+def noSwallowedErrors(request):
+    """Errors in slots and observers, which Qt and VTK only print, fail the test."""
+    swallowed = []
+    previous = sys.excepthook, sys.unraisablehook
+    sys.excepthook = lambda kind, value, trace: swallowed.append(value)
+    yield
+    sys.excepthook, sys.unraisablehook = previous
+    assert not swallowed, swallowed

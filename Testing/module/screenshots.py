@@ -1,0 +1,125 @@
+"""Draw the pictures of the README: the panel, and the views before and after a registration.
+
+    python Testing/module/screenshots.py [FOLDER]
+
+Runs the module on the test host and presses its buttons.  The scans are two patients of the open MS data of Ljubljana
+(CC BY, Lesjak et al., Neuroinformatics 2016 and 2017), where the data pack is found, else made-up heads.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from conftest import DATA, MODULE, ROOT  # noqa: E402
+
+SIZE = (420, 420)
+PANEL_SIZE = (470, 900)
+PLACE = (4.0, -20.0, 14.0)  # RAS mm, where the three views meet
+
+
+def main(folder):
+    import slicer
+    import testhost  # conftest put it on the path, and it sets up the imports below
+    from workplace import loadVolume, twoHeads
+    host = testhost.start()
+    widget = host.loadModule(str(MODULE)).widgetRepresentation()
+    widget.enter()
+    panel = widget.self().panel
+    ui = panel.ui
+    if DATA is None:
+        fixed, moving = twoHeads()
+    else:
+        fixed = loadVolume(DATA / "multicontrast/msx19_mni_T1_brain.nii.gz", "Patient19-T1")
+        moving = loadVolume(DATA / "multicontrast/ms12_study1_T2W.nii.gz", "Patient12-T2")
+    ui.fixedVolumeSelector.setCurrentNode(fixed)
+    ui.movingVolumeSelector.setCurrentNode(moving)
+    ui.carriedLabelsSelector.setCheckState(ventricles(moving), 2)
+    ui.makeJacobianCheckBox.checked = True
+    ui.deviceComboBox.currentIndex = ui.deviceComboBox.findData("cpu")
+
+    for display in (fixed.GetDisplayNode(), moving.GetDisplayNode()):
+        display.SetAutoWindowLevel(True)
+    ui.beforeButton.click()
+    picture(folder / "before.png")
+    ui.applyButton.click()
+    assert host.wait(lambda: ui.progressBar.value >= 35, 300)
+    grab(widget, folder / "panel-running.png")
+    assert host.wait(lambda: not panel.logic.isBusy(), 300), "the registration takes too long"
+    assert not ui.errorLabel.text, ui.errorLabel.text
+    ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(False)
+    picture(folder / "after.png")
+    grab(widget, folder / "panel.png")
+    ui.checkerboardButton.click()
+    picture(folder / "checkerboard.png")
+    ui.overlayButton.click()
+    ui.opacitySlider.value = 0.7
+    ui.jacobianButton.click()
+    picture(folder / "jacobian.png")
+    ui.jacobianButton.click()
+    ui.gridButton.click()
+    picture(folder / "grid.png")
+    ui.gridButton.click()
+    ui.opacitySlider.value = 0.0
+    ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(True)
+    picture(folder / "segmentation.png")
+    widget.exit()
+    widget.self().cleanup()
+    host.close()
+    slicer.mrmlScene.Clear(0)
+
+
+def ventricles(volumeNode):
+    """A rough segmentation of the ventricles: what is bright on T2 and near the middle of the head."""
+    import numpy as np
+    import SimpleITK as sitk
+    import slicer
+    array = slicer.util.arrayFromVolume(volumeNode).astype(np.float32)
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in array.shape], indexing="ij"), -1)
+    middle = np.array(array.shape) / 2
+    distance = (((indices - middle) * np.array(volumeNode.GetSpacing()[::-1])) ** 2).sum(-1) ** 0.5
+    bright = sitk.GetImageFromArray(((array > np.percentile(array, 96)) & (distance < 42)).astype(np.uint8))
+    parts = sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(bright), 1500))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Structures")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+    identifier = node.GetSegmentation().AddEmptySegment("ventricles", "Ventricles", (0.95, 0.45, 0.2))
+    slicer.util.updateSegmentBinaryLabelmapFromArray((parts > 0).astype(np.uint8), node, identifier, volumeNode)
+    node.GetDisplayNode().SetVisibility(False)
+    return node
+
+
+def picture(path):
+    """The three slice views side by side."""
+    import numpy as np
+    import slicer
+    views = [slicer.app.layoutManager().sliceWidget(name) for name in ("Red", "Yellow", "Green")]
+    for view in views:
+        view.picture(SIZE)  # takes its size first, then fits and draws
+    slicer.util.setSliceViewerLayers(fit=True)
+    for view in views:
+        view.mrmlSliceNode().JumpSliceByOffsetting(*PLACE)
+    save(np.hstack([view.picture(SIZE) for view in views]), path)
+
+
+def grab(widget, path):
+    """The panel as Qt draws it."""
+    import slicer
+    widget.resize(*PANEL_SIZE)
+    widget.show()
+    slicer.app.processEvents()
+    widget.grab().save(str(path))
+
+
+def save(pixels, path):
+    from PySide6 import QtGui
+    rows, columns, _ = pixels.shape
+    data = pixels.tobytes()
+    assert QtGui.QImage(data, columns, rows, 3 * columns, QtGui.QImage.Format_RGB888).save(str(path))
+    print(path)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "Resources" / "Screenshots"
+    target.mkdir(parents=True, exist_ok=True)
+    main(target)

@@ -1,0 +1,352 @@
+"""The panel, driven by clicks on its real widgets, with the real worker process and real scans where there are any."""
+
+import os
+import signal
+import time
+
+import pytest
+from conftest import DATA
+from workplace import loadVolume, needsTorch, strangeWorker, twoHeads
+
+
+@pytest.fixture
+def panel(host, module, monkeypatch):
+    """The panel as a user finds it: entered, empty scene."""
+    import slicer
+    from SynthMorphSlicerLib import environment
+    monkeypatch.setattr(environment, "isReady", lambda: True)
+    widget = module.widgetRepresentation()
+    slicer.mrmlScene.Clear(0)
+    if not widget.isEntered:
+        widget.enter()
+    panel = widget.self().panel
+    panel._followed = panel.parameters.regularization
+    yield panel
+    panel.logic.cancel()
+    slicer.mrmlScene.Clear(0)
+    widget.exit()
+
+
+@pytest.fixture
+def ready(panel):
+    """Two volumes chosen, the fast settings set, everything by the widgets."""
+    fixed, moving = twoHeads()
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    panel.ui.modelComboBox.currentIndex = panel.ui.modelComboBox.findText("Compact (comes with this extension)")
+    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
+    panel.ui.refinementSpinBox.value = 0
+    return panel
+
+
+def outputNodes():
+    import slicer
+    nodes = slicer.mrmlScene.GetNodes()
+    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+    return {node.GetName() for node in found if node.GetAttribute("SynthMorph.lambda")}
+
+
+def finished(host, panel, seconds=180):
+    assert host.wait(lambda: not panel.logic.isBusy(), seconds)
+    host.wait(lambda: False, 0.1)
+
+
+def error(panel):
+    return panel.ui.errorLabel.text if panel.ui.errorLabel.visible or not panel.ui.errorLabel.isHidden() else ""
+
+
+# What is missing
+
+
+def test_register_says_what_is_missing(panel):
+    assert not panel.ui.applyButton.enabled
+    assert panel.ui.applyButton.toolTip == "Choose a fixed volume."
+    fixed, moving = twoHeads()
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    assert panel.ui.applyButton.toolTip == "Choose a moving volume."
+    panel.ui.movingVolumeSelector.setCurrentNode(fixed)
+    assert "the same" in panel.ui.applyButton.toolTip
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    assert panel.ui.applyButton.enabled
+    for name in ("Transform", "Volume", "Segmentation"):
+        getattr(panel.ui, f"make{name}CheckBox").click()
+    assert panel.ui.applyButton.toolTip == "Choose at least one output."
+    assert not panel.ui.outputTransformSelector.enabled
+
+
+def test_without_torch_the_setup_opens_and_explains(panel, monkeypatch):
+    from SynthMorphSlicerLib import environment
+    monkeypatch.setattr(environment, "isReady", lambda: False)
+    panel.setupSection.refresh()
+    panel._updateButtons()
+    assert not panel.ui.setupCollapsibleButton.collapsed
+    assert not panel.ui.installButton.isHidden()
+    assert "PyTorch extension" in panel.ui.setupLabel.text
+    assert panel.ui.applyButton.toolTip.startswith("PyTorch is missing")
+    asked = []
+    monkeypatch.setattr("slicer.util.confirmOkCancelDisplay", lambda text, title: asked.append(text) or False)
+    panel.ui.installButton.click()
+    assert len(asked) == 1  # and nothing was installed, because the answer was no
+
+
+def test_wrong_inputs_are_refused_with_advice(panel):
+    import numpy as np
+    import slicer
+    fixed, moving = twoHeads()
+    flat = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "slice")
+    slicer.util.updateVolumeFromArray(flat, np.ones((1, 50, 50), np.float32))
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(flat)
+    assert "single slice" in panel.ui.applyButton.toolTip and not panel.ui.applyButton.enabled
+
+
+@needsTorch
+def test_what_only_the_engine_notices_is_told_in_the_panel(host, ready):
+    import slicer
+    array = slicer.util.arrayFromVolume(ready.parameters.movingVolume)
+    array[:] = 0
+    ready.ui.applyButton.click()
+    finished(host, ready)
+    assert "every voxel" in error(ready) or "background" in error(ready)
+    assert outputNodes() == set()
+    assert not ready.ui.detailsButton.isHidden()
+    ready.ui.detailsButton.click()
+    assert "Traceback" in ready.ui.detailsTextEdit.toPlainText()
+
+
+# Register
+
+
+@needsTorch
+def test_register_then_move_lambda(host, ready):
+    import numpy as np
+    import slicer
+    ready.ui.makeJacobianCheckBox.click()
+    red = slicer.app.layoutManager().sliceWidget("Red")
+    red.mrmlSliceNode().SetSliceOffset(11.0)
+    ready.ui.applyButton.click()
+    assert ready.ui.applyButton.text == "Cancel"
+    assert host.wait(lambda: ready.ui.progressBar.value > 20, 120)  # the event loop runs meanwhile
+    assert " s" in ready.ui.statusLabel.text
+    finished(host, ready)
+    assert error(ready) == "" and ready.ui.applyButton.text == "Register"
+    assert ready.ui.statusLabel.text.startswith("Registered in")
+    parameters = ready.parameters
+    fixed, moving, moved = parameters.fixedVolume, parameters.movingVolume, parameters.outputVolume
+    names = outputNodes()
+    assert f"{moving.GetName()} to {fixed.GetName()}" in names and len(names) == 3
+
+    # the overlay, in linked views
+    composite = red.mrmlSliceCompositeNode()
+    assert (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()) == (fixed.GetID(), moved.GetID())
+    assert composite.GetLinkedControl()
+
+    # the moved volume is what the moving one shows under the transform
+    transform, array = parameters.outputTransform, slicer.util.arrayFromVolume(moved)
+    import vtk
+    from SynthMorphSlicerLib import scene
+    toWorld, toIndex = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    fixed.GetIJKToRASMatrix(toWorld)
+    moving.GetRASToIJKMatrix(toIndex)
+    movingArray = slicer.util.arrayFromVolume(moving).astype(float)
+    checked = []
+    for index in np.random.default_rng(0).integers(20, np.array(array.shape[::-1]) - 20, (400, 3)):
+        point = (scene.toArray(toWorld) @ [*index, 1])[:3]
+        i, j, k = (scene.toArray(toIndex) @ [*transform.GetTransformFromParent().TransformPoint(point), 1])[:3]
+        if all(1 <= n < s - 2 for n, s in zip((i, j, k), movingArray.shape[::-1])):
+            corner = np.floor([k, j, i]).astype(int)
+            block = movingArray[tuple(slice(c, c + 2) for c in corner)]
+            weights = [np.array([1 - f, f]) for f in np.array([k, j, i]) - corner]
+            expected = np.einsum("kji,k,j,i->", block, *weights)
+            checked.append(abs(array[tuple(index[::-1])] - expected))
+    assert len(checked) > 50 and np.percentile(checked, 95) < 0.02 * movingArray.max()
+
+    # provenance and the folder
+    assert transform.GetNodeReference("spatialRegistrationMoving") is moving
+    assert transform.GetAttribute("SynthMorph.model") == "compact" and transform.GetAttribute("SynthMorph.checksum")
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    folders = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in
+               (transform, moved, parameters.outputJacobian)}
+    assert len(folders) == 1 and hierarchy.GetItemName(folders.pop()).startswith("SynthMorph: ")
+
+    # lambda, ten times quickly: the nodes stay, the last value counts
+    before = array.copy()
+    for value in np.linspace(0.05, 0.95, 10):
+        ready.ui.regularizationSlider.value = float(value)
+        host.wait(lambda: False, 0.05)
+    assert host.wait(lambda: moved.GetAttribute("SynthMorph.lambda") == "0.95" and not ready.logic.isBusy(), 120)
+    assert outputNodes() == names
+    assert np.abs(slicer.util.arrayFromVolume(moved) - before).max() > 0
+    assert red.mrmlSliceNode().GetSliceOffset() != 0 or not ready.review._before
+
+    # register again: the same nodes
+    ready.ui.applyButton.click()
+    finished(host, ready)
+    assert outputNodes() == names
+
+    # review
+    ready.ui.jacobianButton.click()
+    assert composite.GetForegroundVolumeID() == parameters.outputJacobian.GetID()
+    ready.ui.jacobianButton.click()
+    ready.ui.swapButton.click()
+    assert composite.GetForegroundOpacity() == 0.0
+    ready.ui.swapButton.click()
+    assert composite.GetForegroundOpacity() == 1.0
+    ready.ui.checkerboardButton.click()
+    ready.ui.gridButton.click()
+    assert transform.GetDisplayNode().GetVisibility2D()
+    ready.ui.measuresButton.click()
+    table = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLTableNode")
+    assert table.GetNumberOfRows() >= 5
+
+
+@needsTorch
+def test_cancel_in_mid_run(host, ready):
+    ready.logic.client._command = lambda: strangeWorker("slow")
+    ready.ui.applyButton.click()
+    assert host.wait(lambda: ready.ui.progressBar.value >= 20, 120)
+    process = ready.logic.client.processID()
+    began = time.monotonic()
+    ready.ui.applyButton.click()
+    assert time.monotonic() - began < 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert ready.ui.applyButton.text == "Register" and ready.ui.applyButton.enabled
+    assert outputNodes() == set()
+    from SynthMorphSlicerLib import environment
+    ready.logic.client._command = environment.workerCommand
+
+
+@needsTorch
+@pytest.mark.parametrize(("fault", "words"), [("memory", "emory"), ("abort", "crashed"), ("torchless", "PyTorch")])
+def test_faults_become_one_sentence_and_the_scene_is_untouched(host, ready, fault, words):
+    from SynthMorphSlicerLib import environment
+    ready.logic.cancel()
+    ready.logic.client._command = lambda: strangeWorker(fault)
+    ready.ui.applyButton.click()
+    finished(host, ready)
+    ready.logic.client._command = environment.workerCommand
+    assert words in error(ready) and error(ready).rstrip().count(". ") == 0
+    assert outputNodes() == set() and ready.ui.applyButton.enabled
+
+
+@needsTorch
+def test_worker_killed_by_signal(host, ready):
+    ready.ui.applyButton.click()
+    assert host.wait(lambda: ready.ui.progressBar.value >= 20, 120)
+    os.kill(ready.logic.client.processID(), signal.SIGKILL)
+    finished(host, ready)
+    assert "memory ran out" in error(ready)
+    assert outputNodes() == set()
+
+
+@needsTorch
+def test_closing_the_scene_in_mid_run_leaves_nothing_behind(host, ready):
+    import slicer
+    ready.ui.applyButton.click()
+    assert host.wait(lambda: ready.ui.progressBar.value >= 20, 120)
+    folder = ready.logic.job.folder
+    process = ready.logic.client.processID()
+    slicer.mrmlScene.Clear(0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    host.wait(lambda: False, 0.3)
+    assert not os.path.exists(folder)
+    assert outputNodes() == set() and not ready.logic.isBusy()
+    assert ready.ui.applyButton.text == "Register"
+
+
+@needsTorch
+def test_carried_labels_and_points(host, ready):
+    import slicer
+    import vtk
+    if DATA is None:
+        pytest.skip("needs the manual labels of the data pack")
+    labels = loadVolume(DATA / "malf" / "1000_glm.nii.gz", "structures", labels=True)
+    markups = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmark")
+    markups.AddControlPoint(vtk.vtkVector3d(0, 0, 0))
+    ready.ui.carriedLabelsSelector.setCheckState(labels, 2)
+    ready.ui.carriedPointsSelector.setCheckState(markups, 2)
+    assert list(ready.parameters.carriedLabels) == [labels]
+    ready.ui.applyButton.click()
+    finished(host, ready)
+    assert error(ready) == ""
+    output = ready.parameters.outputSegmentation
+    assert output.GetSegmentation().GetNumberOfSegments() > 100
+    copy = slicer.mrmlScene.GetFirstNodeByName("landmark (carried)")
+    point = list(copy.GetNthControlPointPositionVector(0))
+    back = ready.parameters.outputTransform.GetTransformFromParent().TransformPoint(point)
+    assert max(abs(c) for c in back) < 0.5  # mm: the two directions undo each other
+
+
+@needsTorch
+def test_attached_moving_volume_is_registered_from_where_it_was(host, ready):
+    ready.ui.attachMovingCheckBox.click()
+    ready.ui.transformTypeComboBox.currentIndex = ready.ui.transformTypeComboBox.findText("Affine only")
+    assert not ready.ui.regularizationSlider.enabled
+    results = []
+    for _ in range(2):
+        ready.ui.applyButton.click()
+        finished(host, ready)
+        assert error(ready) == ""
+        assert ready.parameters.movingVolume.GetParentTransformNode() is ready.parameters.outputTransform
+        results.append(ready.parameters.outputTransform.GetTransformFromParent().TransformPoint(10, 20, 30))
+    assert max(abs(a - b) for a, b in zip(*results)) < 1e-3
+
+
+# Scene and life cycle
+
+
+def test_settings_survive_save_and_reload(host, panel, tmp_path):
+    import slicer
+    from SynthMorphSlicerLib.parameters import TransformType
+    fixed = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "fixed")
+    landmarks = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmarks")
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.carriedPointsSelector.setCheckState(landmarks, 2)
+    panel.ui.transformTypeComboBox.currentIndex = 2
+    panel.ui.regularizationSlider.value = 0.35
+    panel.ui.extentComboBox.currentIndex = 0
+    panel.ui.stepsSpinBox.value = 9
+    panel.ui.makeJacobianCheckBox.click()
+    path = str(tmp_path / "scene.mrml")
+    slicer.mrmlScene.SetURL(path)
+    assert slicer.mrmlScene.Commit()
+    slicer.mrmlScene.Clear(0)
+    assert panel.ui.regularizationSlider.value == 0.5 and not panel.ui.makeJacobianCheckBox.checked
+    slicer.mrmlScene.SetURL(path)
+    assert slicer.mrmlScene.Import()
+    host.wait(lambda: False, 0.1)
+    assert panel.ui.fixedVolumeSelector.currentNode().GetName() == "fixed"
+    assert [n.GetName() for n in panel.ui.carriedPointsSelector.checkedNodes()] == ["landmarks"]
+    assert panel.parameters.transformType is TransformType.RIGID
+    assert panel.ui.regularizationSlider.value == pytest.approx(0.35)
+    assert panel.parameters.extent == 192 and panel.ui.stepsSpinBox.value == 9
+    assert panel.ui.makeJacobianCheckBox.checked
+
+
+def test_devices_are_listed_and_a_missing_one_stays_chosen(host, panel):
+    panel.parameters.device = "cuda:7"
+    assert panel.ui.deviceComboBox.currentText == "cuda:7 (not found)"
+    from SynthMorphSlicerLib.environment import deviceLabel, parseDevice
+    device = parseDevice("0, NVIDIA H200, 140000, 143771")
+    assert device["id"] == "cuda:0" and deviceLabel(device) == "NVIDIA H200 (136.7 of 140.4 GB free)"
+
+
+def test_leaving_restores_the_views_and_reload_works(host, module, panel):
+    import slicer
+    fixed, moving = twoHeads()
+    slicer.util.setSliceViewerLayers(background=moving)
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    panel.ui.beforeButton.click()
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    assert composite.GetBackgroundVolumeID() == fixed.GetID()
+    widget = module.widgetRepresentation()
+    widget.exit()
+    assert composite.GetBackgroundVolumeID() == moving.GetID()
+    widget.enter()
+    old = widget.self()
+    old.onReload()
+    assert widget.self() is not old and old.panel is None
+    assert widget.self().panel.parameters.fixedVolume is fixed

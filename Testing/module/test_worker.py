@@ -1,0 +1,162 @@
+"""The worker process and its client, without any panel."""
+
+import os
+import signal
+import time
+
+import pytest
+from conftest import DATA
+from SynthMorphSlicerLib.worker_client import WorkerClient
+from workplace import PYTHON, needsTorch, strangeWorker, workerEnvironment
+
+pytestmark = needsTorch
+WORKER = [PYTHON, "-u", "-m", "synthmorph_torch.worker"]
+
+
+class Answers:
+    """Collects what the client is told."""
+
+    def __init__(self):
+        self.results, self.errors, self.stages = [], [], []
+
+    def send(self, client, **message):
+        client.send(message, self.results.append, self.errors.append, lambda m: self.stages.append(m["stage"]))
+
+
+@pytest.fixture
+def images(host, tmp_path):
+    """Files of a fixed and a moving head, and an empty folder for results."""
+    if DATA is not None:
+        return str(DATA / "oasis/oasis_test_t1.nii.gz"), str(DATA / "malf/1000_t1.nii.gz"), str(tmp_path)
+    import numpy as np
+    import slicer
+    from SynthMorphSlicerLib import scene
+    from workplace import twoHeads
+    nodes = twoHeads()
+    paths = [scene.writeVolume(node, tmp_path / f"{node.GetName()}.mha", np.eye(4)) for node in nodes]
+    for node in nodes:
+        slicer.mrmlScene.RemoveNode(node)
+    return (*paths, str(tmp_path))
+
+
+@pytest.fixture
+def makeClient():
+    clients = []
+
+    def make(command, **environment):
+        clients.append(WorkerClient(lambda: command, lambda: {**workerEnvironment(), **environment}))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.cancel()
+
+
+def registration(images, **options):
+    fixed, moving, folder = images
+    return {"command": "register", "fixed": fixed, "moving": moving, "model": "compact", "device": "cpu",
+            "options": {"transform": "affine", **options}, "outputs": {"folder": folder}}
+
+
+def test_it_starts_only_when_asked_and_answers(makeClient):
+    client, answers = makeClient(WORKER), Answers()
+    assert not client.isRunning()
+    answers.send(client, command="probe")
+    assert client.wait(60)
+    assert answers.results[0]["torch"] and not client.isBusy()
+    answers.send(client, command="nonsense")
+    client.wait(10)
+    assert answers.errors[0]["message"] == "The worker knows no command 'nonsense'."
+
+
+def test_prints_of_libraries_do_not_disturb_the_messages(makeClient, images):
+    client, answers = makeClient(strangeWorker("noise")), Answers()
+    answers.send(client, **registration(images))
+    assert client.wait(120)
+    assert answers.results and not answers.errors
+    assert "and so does C++" in client.log()
+
+
+def test_newest_lambda_wins(makeClient, images):
+    client, answers = makeClient(WORKER), Answers()
+    answers.send(client, **registration(images, transform="joint", refine=0))
+    assert client.wait(180) and answers.results
+    for number in range(10):
+        answers.send(client, command="relambda", regularization=0.05 + 0.09 * number, outputs={"folder": images[2]})
+    assert client.wait(180)
+    shown = [answer["provenance"]["regularization"] for answer in answers.results[1:]]
+    assert shown[-1] == pytest.approx(0.86) and len(shown) <= 3
+    assert not answers.errors
+
+
+def test_cancel_ends_the_process_within_a_second_and_the_next_request_starts_another(makeClient, images):
+    client, answers = makeClient(WORKER), Answers()
+    answers.send(client, **registration(images, transform="joint"))
+    while "affine transform" not in answers.stages:
+        client.poll()
+        time.sleep(0.01)
+    process = client.processID()
+    began = time.monotonic()
+    client.cancel()
+    assert time.monotonic() - began < 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert not client.isBusy() and not answers.results
+    answers.send(client, command="probe")
+    assert client.wait(60) and answers.results and client.processID() != process
+
+
+def test_kill_and_crash_become_one_sentence(makeClient, images):
+    client, answers = makeClient(WORKER), Answers()
+    answers.send(client, **registration(images, transform="joint"))
+    while not answers.stages:
+        client.poll()
+        time.sleep(0.01)
+    os.kill(client.processID(), signal.SIGKILL)
+    assert client.wait(10)
+    assert "memory ran out" in answers.errors[0]["message"]
+    client, answers = makeClient(strangeWorker("abort")), Answers()
+    answers.send(client, **registration(images))
+    assert client.wait(60)
+    assert answers.errors[0]["message"].startswith("The registration process crashed (signal 6)")
+
+
+def test_out_of_memory_becomes_one_sentence_and_frees_the_model(makeClient, images):
+    client, answers = makeClient(strangeWorker("memory")), Answers()
+    answers.send(client, **registration(images))
+    assert client.wait(60)
+    assert "memory" in answers.errors[0]["message"] and answers.errors[0]["message"].count(".") == 1
+    assert client.isRunning()
+
+
+def test_missing_torch_is_told(makeClient):
+    client, answers = makeClient(strangeWorker("torchless")), Answers()
+    answers.send(client, command="probe")
+    assert client.wait(30)
+    assert answers.errors[0]["kind"] == "torch" and "install PyTorch" in answers.errors[0]["message"]
+
+
+def test_a_python_that_is_not_there(makeClient):
+    client, answers = makeClient(["/nowhere/python", "-m", "synthmorph_torch.worker"]), Answers()
+    answers.send(client, command="probe")
+    assert client.wait(10)
+    assert answers.errors[0]["message"].startswith("The registration worker cannot be started")
+
+
+def test_idle_worker_forgets_and_says_so(makeClient, images):
+    client, answers = makeClient(WORKER, SYNTHMORPH_IDLE_SECONDS="0.5"), Answers()
+    answers.send(client, **registration(images))
+    assert client.wait(120) and answers.results
+    time.sleep(1.5)
+    answers.send(client, command="relambda", regularization=0.3, outputs={"folder": images[2]})
+    assert client.wait(10)
+    assert answers.errors[0]["kind"] == "released"
+
+
+def test_worker_ends_with_its_parent(makeClient):
+    client, answers = makeClient(WORKER), Answers()
+    answers.send(client, command="probe")
+    client.wait(60)
+    process = client._process
+    process.stdin.close()  # what happens when Slicer dies
+    assert process.wait(10) == 0

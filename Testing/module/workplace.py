@@ -1,0 +1,48 @@
+"""What the tests that register have in common: which Python has torch, which scans to use, how to load them."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DATA, MODULE
+
+STRANGE_WORKER = Path(__file__).with_name("strange_worker.py")
+PYTHON = os.environ.get("SYNTHMORPH_PYTHON") or sys.executable
+HAS_TORCH = (importlib.util.find_spec("torch") is not None if PYTHON == sys.executable else
+             subprocess.run([PYTHON, "-c", "import torch"], capture_output=True, check=False).returncode == 0)
+needsTorch = pytest.mark.skipif(not HAS_TORCH, reason=f"{PYTHON} has no PyTorch (set SYNTHMORPH_PYTHON)")
+
+
+def loadVolume(path, name, labels=False):
+    """A volume node of an image file; Slicer's I/O manager is not on the host, its storage nodes are."""
+    import slicer
+    node = slicer.mrmlScene.AddNewNodeByClass(
+        "vtkMRMLLabelMapVolumeNode" if labels else "vtkMRMLScalarVolumeNode", name)
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(path))
+    assert storage.ReadData(node), path
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def twoHeads():
+    """A fixed and a moving volume: real scans of two people where the data pack is, else made-up heads."""
+    if DATA is None:
+        from SynthMorphSlicerLib.selftest import headVolume
+        return headVolume("fixed"), headVolume("moving", (8.0, -5.0, 4.0))
+    return (loadVolume(DATA / "oasis" / "oasis_test_t1.nii.gz", "oasis"),
+            loadVolume(DATA / "malf" / "1000_t1.nii.gz", "malf1000"))
+
+
+def strangeWorker(fault):
+    """Command line of the worker with a fault put in."""
+    return [PYTHON, "-u", str(STRANGE_WORKER), fault]
+
+
+def workerEnvironment():
+    """Environment in which the worker finds the engine."""
+    return {**os.environ, "PYTHONPATH": str(MODULE.parent)}
