@@ -132,8 +132,8 @@ def _upsampled(x: Tensor, skip: Tensor) -> Tensor:
 class VoxelMorphNetworks:
     """A network trained on images alone, behind the face that registrations expect (see :class:`.models.Networks`).
 
-    Its U-Net lacks the last upsampling, so the velocity has half the density of the images. It deforms images that are aligned already; how smooth the warp is was settled when it was trained, so lambda
-    changes nothing.
+    Its U-Net lacks the last upsampling, so the velocity has half the density of the images. It deforms images that
+    are aligned already; how smooth the warp is was settled when it was trained, so lambda changes nothing.
     """
 
     widths: Widths

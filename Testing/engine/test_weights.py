@@ -316,7 +316,7 @@ def test_catalogue_is_that_of_the_specification():
 def test_compact_model_serves_where_nothing_is_installed(compact):
     choice = weights.find_weights("joint")
     assert choice.kind == "compact" and choice.paths == {"compact": compact}
-    assert "synthmorph.deform.3.h5 is not installed" in choice.reason and "weights fetch affine deform" in choice.reason
+    assert "synthmorph.deform.3.h5 are not installed" in choice.reason and "weights fetch affine deform" in choice.reason
     assert choice.checksum == weights.checksum(compact)
 
 

@@ -139,8 +139,10 @@ def _fall_back(missing: list[str], places: list[_Place], prefer: str) -> WeightC
     asked = [place.where for place in places if place.strict]
     if asked or prefer == "official":
         where = ", ".join(place.where for place in places)
-        raise WeightsError(f"{names} was not found in {where}: run '{command}', or give the file with -w.")
-    return _compact(f"{names} is not installed; '{command}' fetches it ({_megabytes(missing)} MB)")
+        be = "was" if len(missing) == 1 else "were"
+        raise WeightsError(f"{names} {be} not found in {where}: run '{command}', or give the file with -w.")
+    be, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+    return _compact(f"{names} {be} not installed; '{command}' fetches {them} ({_megabytes(missing)} MB)")
 
 
 def _megabytes(roles: Iterable[str]) -> int:
