@@ -1,7 +1,7 @@
 # make demo       set everything up, register a made-up patient to a template, write pictures to demo/
 # make test       set everything up and run all tests
 # make lint       ruff and mypy
-# make benchmark  time and memory of the engine on this machine
+# make benchmark  time and memory of the official network with random weights (needs 4 GB of disk)
 # make clean      remove what the others made
 #
 # Everything is installed into .venv. Variables: PYTHON (which Python), TORCH (which PyTorch release), CPU=1 (CPU
@@ -23,7 +23,7 @@ lint: $(VENV)/installed-for-tests
 	$(VENV)/bin/mypy
 
 benchmark: $(VENV)/installed-for-tests
-	$(VENV)/bin/python benchmarks/benchmark.py $(ARGS)
+	$(VENV)/bin/python benchmarks/official_network.py $(ARGS)
 
 $(VENV)/installed: pyproject.toml Utilities/setup_venv.sh
 	$(SETUP) demo

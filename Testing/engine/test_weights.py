@@ -316,7 +316,8 @@ def test_catalogue_is_that_of_the_specification():
 def test_compact_model_serves_where_nothing_is_installed(compact):
     choice = weights.find_weights("joint")
     assert choice.kind == "compact" and choice.paths == {"compact": compact}
-    assert "synthmorph.deform.3.h5 are not installed" in choice.reason and "weights fetch affine deform" in choice.reason
+    assert "synthmorph.deform.3.h5 are not installed" in choice.reason
+    assert "weights fetch affine deform" in choice.reason
     assert choice.checksum == weights.checksum(compact)
 
 
@@ -363,7 +364,7 @@ def test_what_was_asked_for_and_is_missing_is_an_error(tmp_path, compact, detect
     with pytest.raises(WeightsError, match="synthmorph.deform.3.h5 was not found in the given path") as error:
         weights.find_weights("joint", detector_file)
     one_sentence(error)
-    with pytest.raises(WeightsError, match="was not found in the cache folder"):
+    with pytest.raises(WeightsError, match="were not found in the cache folder"):
         weights.find_weights("joint", prefer="official")
     monkeypatch.setenv("SYNTHMORPH_WEIGHTS", str(tmp_path / "nowhere"))
     with pytest.raises(WeightsError, match="SYNTHMORPH_WEIGHTS"):
