@@ -24,7 +24,7 @@ from .networks import MidSpace
 
 Progress = Callable[[str, float], None]
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
-MIN_EXTENT = 192
+EXTENTS = (192, 256)
 TAPER = 6  # voxels over which the residual field fades to zero beyond the network's field of view
 
 
@@ -47,7 +47,7 @@ class Options:
                              "both excluded (0.5 is a good start).")
         if self.steps < 5:
             raise UsageError(f"{self.steps} integration steps are too few for a smooth inverse: choose 5 or more.")
-        if self.extent not in (192, 256):
+        if self.extent not in EXTENTS:
             raise UsageError(f"Extent {self.extent} is not supported: choose 192 or 256 (millimetres).")
         if self.refine is not None and self.refine < 0:
             raise UsageError(f"The number of refinement iterations must not be negative, but is {self.refine}.")
@@ -123,13 +123,13 @@ class Model:
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-            if model.device.type == "cuda" and model.elsewhere:
+            if is_gpu(model.device) and model.elsewhere:
                 torch.cuda.empty_cache()
                 notes = [f"The GPU ran out of memory, so the registration ran on the CPU instead of {model.device}."]
                 model = model.elsewhere(torch.device("cpu"))
-            elif options.extent > MIN_EXTENT:
-                notes = [*notes, f"Memory ran out at extent {options.extent}, so extent {MIN_EXTENT} was used."]
-                options = dataclasses.replace(options, extent=MIN_EXTENT)
+            elif options.extent > min(EXTENTS):
+                notes = [*notes, f"Memory ran out at extent {options.extent}, so extent {min(EXTENTS)} was used."]
+                options = dataclasses.replace(options, extent=min(EXTENTS))
             else:
                 raise DeviceError("There is not enough memory for this registration: close other programs, or use "
                                   "the compact model.")
@@ -367,6 +367,11 @@ def square_root(matrix: Tensor) -> Tensor:
         return spatial.sqrtm(matrix)
     except ValueError as error:
         raise UsageError(f"{error} Use it without the mid-space option.") from None
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether a device has memory of its own."""
+    return device.type != "cpu"
 
 
 def out_of_memory(error: BaseException) -> bool:
