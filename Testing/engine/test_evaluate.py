@@ -71,6 +71,12 @@ def test_structures_merge_labels_and_only_core_counts(folder, model):
     assert rows[0]["mean_dice"] == pytest.approx((rows[0]["dice"]["white matter"] + rows[0]["dice"]["cortex"]) / 2)
 
 
+def test_nothing_to_compare(folder, model):
+    structures = evaluate.Structures.read(folder / "table.csv", "other")
+    with pytest.raises(ImageError, match="no structure to compare"):
+        evaluate.evaluate(model, evaluate.find_people(folder), structures, options=OPTIONS)
+
+
 @pytest.mark.parametrize(("text", "says"), [(None, "cannot be read"), ("a,b\n1,2\n", "lacks the columns common_id"),
                                             (TABLE.replace("tiny", "large"), "no labels of scheme 'tiny'")])
 def test_unfit_tables_are_refused(text, says, tmp_path):

@@ -78,8 +78,9 @@ def quiet(line):
 
 
 def test_budget_is_respected(tmp_path):
-    trainer = line_trainer(tmp_path)
-    trainer.run(validate_every=20, report=quiet)
+    trainer, lines = line_trainer(tmp_path), []
+    trainer.run(validate_every=20, report=lines.append)
+    assert len(lines) == 3 and lines[-1].startswith("step 60, 1.0 min:  loss ")
     assert trainer.elapsed == 60 and trainer.step == 60  # one second by this clock per step
     assert [row["minutes"] * 60 for row in trainer.history] == [20, 40, 60]
     trainer.run(report=quiet)

@@ -69,7 +69,7 @@ class Structures:
         for label, structure in self.common.items():
             if label < len(lookup):
                 lookup[label] = structure
-        merged = sitk.GetImageFromArray(lookup[array])
+        merged = sitk.GetImageFromArray(lookup[np.maximum(array, 0)])
         merged.CopyInformation(labels)
         return merged
 
@@ -138,6 +138,9 @@ def _score(model: Model, moving: Labelled, fixed: Labelled, structures: Structur
     moved = structures.merge(result.warp_labels(labels))
     dice = agreement.dice(moved, structures.merge(target_labels))
     core = [value for label, value in dice.items() if not structures.core or label in structures.core]
+    if not core:
+        raise ImageError(f"The label maps of '{moving.name}' and '{fixed.name}' hold no structure to compare: check "
+                         "the label table and its scheme.")
     statistics = quality.jacobian_statistics(result.jacobian(), images.foreground(target))
     return {"moving": moving.name, "fixed": fixed.name, "mean_dice": float(np.mean(core)),
             "dice": {structures.names.get(label, str(label)): value for label, value in dice.items()},

@@ -103,7 +103,8 @@ class Trainer:
         self.task.network.load_state_dict(current)
         self.history.append(figures)
         self.save()
-        report("  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+        values = "  ".join(f"{k} {v:.4g}" for k, v in figures.items() if k not in ("step", "minutes"))
+        report(f"step {self.step}, {self.elapsed / 60:.1f} min:  {values}")
 
 
 def read_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
