@@ -1,5 +1,5 @@
 """Everything of SynthMorph that knows Slicer: MRML, Qt and VTK.  The networks live in ``synthmorph_torch``."""
 
 MODULES = ("parameters", "environment", "worker_client", "scene", "segments", "logic", "review",
-           "setup_section", "panel", "selftest")
+           "setup_section", "review_section", "panel", "selftest")
 """All modules of this package, each after those it imports: the order in which Reload refreshes them."""

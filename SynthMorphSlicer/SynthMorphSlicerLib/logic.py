@@ -53,10 +53,12 @@ class Job:
     layers: list = field(default_factory=list)  # (segments) of each file, in the order of the files
     empty: list = field(default_factory=list)
     carried: dict = field(default_factory=dict)  # ID of a markup or model -> ID of its copy
+    tableID: str = ""  # of the measures, once somebody wanted them
     outputs: dict = field(default_factory=dict)  # output name -> node
     started: float = 0.0
     provenance: dict = field(default_factory=dict)
     note: str = ""
+    reason: str = ""  # why this model was used
     seconds: float = 0.0
 
 
@@ -136,6 +138,9 @@ class RegistrationLogic:
                 return scene.parentProblem(node)
         outputs = [slicer.mrmlScene.GetNodeByID(identifier) for identifier in wanted.values() if identifier]
         for node in outputs:
+            if outputs.count(node) > 1:
+                return _("'{name}' is chosen for two outputs: choose another node for one of them.").format(
+                    name=node.GetName())
             if node in (fixedNode, movingNode, initialTransform, *carriedLabels, *carriedPoints):
                 return _("'{name}' is an input and an output at once: choose another output.").format(
                     name=node.GetName())
@@ -175,9 +180,9 @@ class RegistrationLogic:
         self._resultsOf = None
         self._forgetFiles()
 
-    def ask(self, command, onResult=None, onError=None, onProgress=None, **arguments):
+    def ask(self, command, onResult=None, onError=None, onProgress=None, inquiry=False, **arguments):
         """Send the worker one of its other commands (see ``synthmorph_torch.protocol``)."""
-        self.client.send({"command": command, **arguments}, onResult, onError, onProgress)
+        self.client.send({"command": command, **arguments}, onResult, onError, onProgress, inquiry)
 
     def close(self):
         """End the worker and remove temporary files."""
@@ -259,7 +264,7 @@ class RegistrationLogic:
         fixed, moving = (slicer.mrmlScene.GetNodeByID(i) for i in (job.fixedID, job.movingID))
         if fixed is None or moving is None:
             return False
-        job.provenance, job.note = answer["provenance"], answer["note"]
+        job.provenance, job.note, job.reason = answer["provenance"], answer["note"], answer["reason"]
         forward, inverse = (scene.vtkTransform(answer[key]) for key in ("fixed_to_moving", "moving_to_fixed"))
         arrays = {key: scene.readArray(answer[key]) for key in ("moved", "jacobian") if key in answer}
         warped = [(scene.readArray(path), layer) for path, layer in zip(answer["labels"], job.layers)]

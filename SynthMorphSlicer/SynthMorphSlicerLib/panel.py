@@ -8,9 +8,10 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment, review
+from . import environment
 from .logic import OUTPUTS, InputError
 from .parameters import SynthMorphParameterNode
+from .review_section import ReviewSection
 from .setup_section import SetupSection
 
 POLL_MILLISECONDS = 50
@@ -34,7 +35,6 @@ class Panel(slicer.util.VTKObservationMixin):
         super().__init__()
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         self.logic = logic
-        self.review = review.Review()
         self.parameters = None
         self._getParameterNode, self._isEntered = getParameterNode, isEntered
         self._guiTag = None
@@ -43,12 +43,13 @@ class Panel(slicer.util.VTKObservationMixin):
         self._followed = None  # lambda of the shown result
         self._updating = False
         self._pollTimer, self._followTimer = qt.QTimer(), qt.QTimer()
-        self._pollTimer.interval = POLL_MILLISECONDS
-        self._followTimer.interval = FOLLOW_MILLISECONDS
-        self._followTimer.singleShot = True
+        self._pollTimer.setInterval(POLL_MILLISECONDS)
+        self._followTimer.setInterval(FOLLOW_MILLISECONDS)
+        self._followTimer.setSingleShot(True)
         self._probe = environment.DeviceProbe()
         self._shownDevices = None
         self.setupSection = SetupSection(self.ui, logic, self)
+        self.reviewSection = ReviewSection(self.ui, logic, self)
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
@@ -61,17 +62,11 @@ class Panel(slicer.util.VTKObservationMixin):
         self._probe.start()
         self._pollTimer.start()
         self.setParameterNode(self._getParameterNode())
-        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        if crosshair is not None and not self.hasObserver(
-                crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onMouseMoved):
-            self.addObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onMouseMoved)
+        self.reviewSection.enter()
         self.setupSection.refresh()
 
     def exit(self):
-        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        if crosshair is not None:
-            self.removeObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onMouseMoved)
-        self.review.restore()
+        self.reviewSection.exit()
         self.setParameterNode(None)
         if not self.logic.isBusy():
             self._pollTimer.stop()
@@ -99,7 +94,7 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def _onSceneStartClose(self, caller, event):
         self.setParameterNode(None)
-        self.review.forget()
+        self.reviewSection.forget()
         self.logic.close()
         self.showStatus("")
 
@@ -120,15 +115,6 @@ class Panel(slicer.util.VTKObservationMixin):
         for selector in (ui.carriedLabelsSelector, ui.carriedPointsSelector):
             selector.connect("checkedNodesChanged()", self._onCarriedChecked)
         ui.detailsButton.connect("toggled(bool)", ui.detailsTextEdit.setVisible)
-        ui.opacitySlider.connect("valueChanged(double)", self.review.setOpacity)
-        ui.beforeButton.connect("clicked(bool)", self.onBefore)
-        ui.overlayButton.connect("clicked(bool)", self.onOverlay)
-        ui.swapButton.connect("clicked(bool)", self.onSwap)
-        ui.checkerboardButton.connect("clicked(bool)", self.onCheckerboard)
-        ui.jacobianButton.connect("clicked(bool)", self.onJacobian)
-        ui.gridButton.connect("clicked(bool)", self.onGrid)
-        ui.magnitudeButton.connect("clicked(bool)", self.onMagnitude)
-        ui.measuresButton.connect("clicked(bool)", self.onMeasures)
 
     # Parameters that have no ready-made connection
 
@@ -190,9 +176,10 @@ class Panel(slicer.util.VTKObservationMixin):
         parameters = self.parameters
         wanted = {name: ("" if node is True else node.GetID()) for name, node in self.wanted().items()}
         return self.logic.problem(parameters.fixedVolume, parameters.movingVolume, wanted, parameters.initialTransform,
-                                  self._carried("carriedLabels"), self._carried("carriedPoints"))
+                                  self.carried("carriedLabels"), self.carried("carriedPoints"))
 
-    def _carried(self, name):
+    def carried(self, name):
+        """Nodes of ``carriedLabels`` or ``carriedPoints`` that are still in the scene."""
         return [node for node in getattr(self.parameters, name) if node is not None]
 
     def _onParametersChanged(self, caller=None, event=None):
@@ -200,9 +187,16 @@ class Panel(slicer.util.VTKObservationMixin):
         if self.parameters is None:
             return
         self._showDevices()
-        follows = self.logic.canChangeRegularization() and self.parameters.regularization != self._followed
-        if follows and not self._followTimer.active:
+        if self._hasNewLambda() and not self._followTimer.isActive():
             self._followTimer.start()
+
+    def _hasNewLambda(self):
+        """True if the slider asks for another lambda of the registration that is shown."""
+        parameters, job = self.parameters, self.logic.job
+        return (parameters is not None and self.logic.canChangeRegularization()
+                and parameters.regularization != self._followed
+                and [parameters.fixedVolume, parameters.movingVolume] ==
+                [slicer.mrmlScene.GetNodeByID(identifier) for identifier in (job.fixedID, job.movingID)])
 
     def _updateButtons(self):
         ui, parameters = self.ui, self.parameters
@@ -213,24 +207,7 @@ class Panel(slicer.util.VTKObservationMixin):
         ui.applyButton.toolTip = problem or (_("Stop now; the scene stays as it is") if busy else
                                              _("Bring the moving volume onto the fixed one"))
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
-        both = parameters is not None and parameters.fixedVolume is not None and parameters.movingVolume is not None
-        result = parameters is not None and parameters.fixedVolume is not None and self._front() is not None
-        transform = parameters is not None and parameters.outputTransform is not None
-        jacobian = parameters is not None and parameters.outputJacobian is not None
-        for button, possible, why in (
-                (ui.beforeButton, both, _("Choose a fixed and a moving volume first")),
-                (ui.overlayButton, result, _("Register with a moved volume first")),
-                (ui.swapButton, both, _("Choose a fixed and a moving volume first")),
-                (ui.checkerboardButton, parameters is not None and parameters.outputVolume is not None and both,
-                 _("Register with a moved volume first")),
-                (ui.jacobianButton, jacobian and both, _("Register with a Jacobian map first")),
-                (ui.gridButton, transform and both, _("Register with a transform first")),
-                (ui.magnitudeButton, transform and both, _("Register with a transform first")),
-                (ui.measuresButton, bool(self.logic.job and self.logic.job.outputs), _("Register first"))):
-            button.enabled = bool(possible)
-            button.setProperty("whatItDoes", button.property("whatItDoes") or button.toolTip)
-            button.toolTip = button.property("whatItDoes") if possible else why
-        ui.gridButton.checked = bool(transform and review.isGridVisible(parameters.outputTransform))
+        self.reviewSection.update(parameters)
 
     # Register and Cancel
 
@@ -248,8 +225,8 @@ class Panel(slicer.util.VTKObservationMixin):
         try:
             self.logic.register(
                 parameters.fixedVolume, parameters.movingVolume, transform=parameters.transformType.value,
-                regularization=parameters.regularization, carriedLabels=self._carried("carriedLabels"),
-                carriedPoints=self._carried("carriedPoints"), initialTransform=parameters.initialTransform,
+                regularization=parameters.regularization, carriedLabels=self.carried("carriedLabels"),
+                carriedPoints=self.carried("carriedPoints"), initialTransform=parameters.initialTransform,
                 attachMoving=parameters.attachMoving, model=parameters.model.value, device=parameters.device,
                 extent=parameters.extent, steps=parameters.steps,
                 refinement=None if parameters.refinement < 0 else parameters.refinement,
@@ -261,12 +238,9 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def _onFollow(self):
         """Send the slider's lambda if the result does not show it yet."""
-        if self.parameters is None or not self.logic.canChangeRegularization():
+        if not self._hasNewLambda():
             return
-        value = self.parameters.regularization
-        if value == self._followed:
-            return
-        self._followed = value
+        self._followed = value = self.parameters.regularization
         if not self.logic.isBusy():
             self.watch(_("Changing lambda"))
         self.logic.changeRegularization(value, blocking=False, onProgress=self.showProgress,
@@ -274,9 +248,8 @@ class Panel(slicer.util.VTKObservationMixin):
         self._updateButtons()
 
     def _onFinished(self, outputs):
-        parameters = self.parameters
-        if parameters is None:
-            return
+        # the user may have left the module meanwhile; the settings then learn of the outputs all the same
+        parameters = self.parameters or SynthMorphParameterNode(self._getParameterNode())
         job = self.logic.job
         self._followed = job.settings.regularization if not self.logic.isBusy() else self._followed
         with slicer.util.NodeModify(parameters.parameterNode):
@@ -286,10 +259,9 @@ class Panel(slicer.util.VTKObservationMixin):
             seconds=job.seconds, model=job.provenance.get("model", ""),
             device=job.provenance.get("device", "").replace("cpu", _("the CPU")))
         self.showStatus(" ".join(filter(None, (message, job.note))))
-        if self.ui.jacobianButton.checked and "jacobian" in outputs:
-            self.onJacobian(True)
-        elif self._front() is not None:
-            self.onOverlay()
+        self.log(job.reason)
+        if self.parameters is not None:
+            self.reviewSection.showResult()
 
     # What the user sees
 
@@ -341,59 +313,3 @@ class Panel(slicer.util.VTKObservationMixin):
         """A line in the panel's log (bounded) and in the application's."""
         logging.info("SynthMorph: %s", text)
         self.ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')}  {text}")
-
-    # Review
-
-    def _front(self):
-        """The volume that shows the result: the moved one, or the moving one under the transform."""
-        if self.parameters.outputVolume is not None:
-            return self.parameters.outputVolume
-        moving = self.parameters.movingVolume
-        return moving if moving is not None and moving.GetTransformNodeID() and self.parameters.attachMoving else None
-
-    def onBefore(self, checked=False):
-        self.ui.jacobianButton.checked = False
-        self.review.showOverlay(self.parameters.fixedVolume, self.parameters.movingVolume,
-                                self.parameters.overlayOpacity)
-
-    def onOverlay(self, checked=False):
-        self.ui.jacobianButton.checked = False
-        self.review.showOverlay(self.parameters.fixedVolume, self._front(), self.parameters.overlayOpacity)
-
-    def onSwap(self, checked=False):
-        front = self._front() or self.parameters.movingVolume
-        if not self.review.shows(self.parameters.fixedVolume, front):
-            self.review.showOverlay(self.parameters.fixedVolume, front, 1.0)
-        self.review.swap()
-
-    def onCheckerboard(self, checked=False):
-        self.ui.jacobianButton.checked = False
-        self.review.showCheckerboard(self.parameters.fixedVolume, self.parameters.outputVolume)
-
-    def onJacobian(self, checked):
-        if checked:
-            self.review.showOverlay(self.parameters.fixedVolume, self.parameters.outputJacobian,
-                                    self.parameters.overlayOpacity)
-        elif self._front() is not None:
-            self.review.showOverlay(self.parameters.fixedVolume, self._front(), self.parameters.overlayOpacity)
-        self.ui.jacobianButton.checked = checked
-        review.showLegend(self.parameters.outputJacobian, checked)
-
-    def onGrid(self, checked):
-        review.showGrid(self.parameters.outputTransform, self.parameters.fixedVolume, checked)
-
-    def onMagnitude(self, checked=False):
-        volume = review.displacementMagnitude(self.parameters.outputTransform, self.parameters.fixedVolume)
-        self.review.showOverlay(self.parameters.fixedVolume, volume, self.parameters.overlayOpacity)
-
-    def onMeasures(self, checked=False):
-        table = review.measuresTable(self.logic.job, self._carried("carriedLabels"))
-        self.showStatus(_("The measures are in the table '{name}'.").format(name=table.GetName()))
-
-    def _onMouseMoved(self, caller, event):
-        point = [0.0] * 3
-        if self.parameters is None or not caller.GetCursorPositionRAS(point):
-            self.ui.mouseLabel.text = "-"
-            return
-        self.ui.mouseLabel.text = review.valuesAt(point, self.parameters.outputTransform,
-                                                  self.parameters.outputJacobian) or "-"

@@ -198,10 +198,10 @@ def measuresTable(job, labelNodes):
     segmentation = job.outputs.get("segmentation")
     if segmentation is not None:
         rows += _volumeChanges(segmentation, labelNodes)
-    node = slicer.mrmlScene.GetNodeByID(job.carried.get("table", ""))
+    node = slicer.mrmlScene.GetNodeByID(job.tableID) if job.tableID else None
     if node is None:
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("SynthMorph measures"))
-        job.carried["table"] = node.GetID()
+        job.tableID = node.GetID()
     node.RemoveAllColumns()
     for title, values in zip((_("Measure"), _("Value")), zip(*rows)):
         column = vtk.vtkStringArray()

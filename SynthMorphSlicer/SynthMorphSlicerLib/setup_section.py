@@ -50,7 +50,7 @@ class SetupSection:
     def onCollapsed(self, collapsed):
         """Look at the weights when the section is unfolded; that is the first time anyone wants to know."""
         if not collapsed and environment.isReady() and not self.logic.isBusy():
-            self.logic.ask("weights", onResult=self._showWeights, onError=self.panel.showError)
+            self.logic.ask("weights", onResult=self._showWeights, onError=self.panel.showError, inquiry=True)
 
     def _showWeights(self, answer):
         states = {"absent": _("not here"), "incomplete": _("partly downloaded"), "present": _("downloaded"),
@@ -94,10 +94,10 @@ class SetupSection:
         self.panel.showStatus(_("The official weights are ready."))
 
     def onClearCache(self, checked=False):
-        """Delete downloaded weights and prepared networks."""
+        """Delete downloaded weights and prepared networks, and the checksums noted beside them."""
         if slicer.util.confirmOkCancelDisplay(
                 _("Delete downloaded weights and prepared networks from this computer?"), _("Clear cache")):
-            self.logic.ask("clear", onResult=self._cleared, onError=self.panel.showError)
+            self.logic.ask("clear", onResult=self._cleared, onError=self.panel.showError, inquiry=True)
 
     def _cleared(self, answer):
         self._showWeights(answer)

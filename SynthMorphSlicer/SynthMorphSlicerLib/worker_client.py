@@ -23,10 +23,9 @@ _CREATE_NO_WINDOW = 0x08000000  # Windows: no console flashes up
 class Request:
     """One request under way, with the callbacks that hear about it."""
 
-    def __init__(self, message, onResult, onError, onProgress):
-        self.message = message
+    def __init__(self, onResult, onError, onProgress, inquiry):
         self.onResult, self.onError, self.onProgress = onResult, onError, onProgress
-        self.started = time.monotonic()
+        self.inquiry = inquiry
 
 
 class WorkerClient:
@@ -46,8 +45,8 @@ class WorkerClient:
         self._log = collections.deque(maxlen=LOG_LINES)
 
     def isBusy(self):
-        """True while an answer is awaited."""
-        return bool(self._pending)
+        """True while work is under way; a mere inquiry does not count."""
+        return not all(request.inquiry for request in self._pending.values())
 
     def isRunning(self):
         """True while there is a worker process, busy or idle."""
@@ -61,14 +60,15 @@ class WorkerClient:
         """The last lines the worker wrote to its standard error."""
         return "\n".join(self._log)
 
-    def send(self, message, onResult=None, onError=None, onProgress=None):
+    def send(self, message, onResult=None, onError=None, onProgress=None, inquiry=False):
         """Send a request; the callbacks get the answer's message.
 
+        :param inquiry: the request takes no time worth waiting for or cancelling.
         :param onError: gets a message with ``kind``, ``message`` (one sentence) and ``details``.
         """
         self._nextID += 1
         message = {**message, "id": self._nextID}
-        self._pending[self._nextID] = Request(message, onResult, onError, onProgress)
+        self._pending[self._nextID] = Request(onResult, onError, onProgress, inquiry)
         try:
             if not self.isRunning():
                 self._start()
@@ -98,9 +98,9 @@ class WorkerClient:
                 self._deliver(message)
 
     def wait(self, seconds=None):
-        """Poll until no answer is awaited; for scripts.  Returns False if the time ran out."""
+        """Poll until every request is answered; for scripts.  Returns False if the time ran out."""
         end = None if seconds is None else time.monotonic() + seconds
-        while self.isBusy():
+        while self._pending:
             if not self.poll():
                 time.sleep(0.01)
             if end is not None and time.monotonic() > end:

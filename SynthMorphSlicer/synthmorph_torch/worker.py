@@ -221,6 +221,7 @@ class Worker:
         folder = Path(outputs["folder"])
         report("writing results", 0.9)
         answer: Message = {"provenance": registration.provenance(), "note": " ".join(registration.notes),
+                           "reason": registration.model.reason,
                            "fixed_to_moving": _describe_transform(registration.fixed_to_moving, folder / "forward.npy"),
                            "moving_to_fixed": _describe_transform(registration.moving_to_fixed, folder / "inverse.npy")}
         if outputs.get("moved"):

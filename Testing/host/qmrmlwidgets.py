@@ -183,6 +183,8 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):
 
     def _rebuild(self):
         super()._rebuild()
+        known = {node.GetID() for node in self.nodes()}  # the check mark of a node goes with it
+        self._checked = {identifier: True for identifier in self._checked if identifier in known}
         self._box.model().blockSignals(True)
         for index in range(self._box.count()):
             item = self._box.model().item(index)

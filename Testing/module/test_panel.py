@@ -20,6 +20,7 @@ def panel(host, module, monkeypatch):
     if not widget.isEntered:
         widget.enter()
     panel = widget.self().panel
+    panel.ui.setupCollapsibleButton.collapsed = True
     panel._followed = panel.parameters.regularization
     yield panel
     panel.logic.cancel()
@@ -123,6 +124,7 @@ def test_register_then_move_lambda(host, ready):
     import slicer
     ready.ui.makeJacobianCheckBox.click()
     red = slicer.app.layoutManager().sliceWidget("Red")
+    ready.ui.beforeButton.click()
     red.mrmlSliceNode().SetSliceOffset(11.0)
     ready.ui.applyButton.click()
     assert ready.ui.applyButton.text == "Cancel"
@@ -177,7 +179,7 @@ def test_register_then_move_lambda(host, ready):
     assert host.wait(lambda: moved.GetAttribute("SynthMorph.lambda") == "0.95" and not ready.logic.isBusy(), 120)
     assert outputNodes() == names
     assert np.abs(slicer.util.arrayFromVolume(moved) - before).max() > 0
-    assert red.mrmlSliceNode().GetSliceOffset() != 0 or not ready.review._before
+    assert red.mrmlSliceNode().GetSliceOffset() == pytest.approx(11.0)
 
     # register again: the same nodes
     ready.ui.applyButton.click()
@@ -254,6 +256,25 @@ def test_closing_the_scene_in_mid_run_leaves_nothing_behind(host, ready):
     assert not os.path.exists(folder)
     assert outputNodes() == set() and not ready.logic.isBusy()
     assert ready.ui.applyButton.text == "Register"
+
+
+@needsTorch
+def test_leaving_the_module_in_mid_run_keeps_the_result(host, module, ready):
+    ready.ui.transformTypeComboBox.currentIndex = ready.ui.transformTypeComboBox.findText("Rigid only")
+    ready.ui.applyButton.click()
+    module.widgetRepresentation().exit()
+    finished(host, ready)
+    module.widgetRepresentation().enter()
+    assert ready.parameters.outputVolume is not None
+    assert ready.ui.outputTransformSelector.currentNode() is ready.parameters.outputTransform
+
+
+@needsTorch
+def test_setup_lists_the_weights_without_blocking_register(host, ready):
+    ready.ui.setupCollapsibleButton.collapsed = False
+    assert ready.ui.applyButton.text == "Register" and not ready.logic.isBusy()
+    assert host.wait(lambda: "Cache folder" in ready.ui.weightsLabel.text, 60)
+    assert "synthmorph.deform" in ready.ui.weightsLabel.text
 
 
 @needsTorch
