@@ -15,96 +15,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import spatial
+from . import similarity, spatial
 from .networks import MidSpace
+from .similarity import Similarity, gaussian
 
 HALF_STEPS = 4  # squarings of v / 2: its amplitude is a few voxels at most
-RADIUS = 2  # of the correlation window, voxels
 SAFE_DETERMINANT = 0.05  # smallest Jacobian determinant that a result may have
-FOREGROUND = 0.02  # intensity above which a voxel counts
-FLOOR = 1e-4  # variance below which a window counts as empty
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the optimisation: voxel sizes of images and field in millimetres, and share of iterations."""
+    """One resolution of the optimisation.
+
+    Voxel sizes of the images and of the field in millimetres, and the share of all iterations. Twelve descriptors
+    per voxel cost too much at 2 mm, so self-similarity stops at ``coarse`` images.
+    """
 
     images: float
+    coarse: float
     field: float
     share: float
 
 
-LEVELS = (Level(4.0, 6.0, 0.5), Level(2.0, 4.0, 0.5))
+LEVELS = (Level(4.0, 4.0, 6.0, 0.5), Level(2.0, 3.0, 4.0, 0.5))
 STEP = 0.5  # largest change of the velocity per iteration, image voxels
 UPDATE_SIGMA, FIELD_SIGMA = 1.6, 0.5  # smoothing of updates and of the field at lambda 0.5, image voxels
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
 
-def gaussian(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian smoothing in voxels with the edge continued outwards.
-
-    Shifted sums instead of a convolution: for few channels on a CPU they are ten times faster.
-    """
-    if sigma < 0.2:
-        return image
-    radius = max(1, round(2.5 * sigma))
-    bell = torch.exp(-0.5 * (torch.arange(radius + 1) / sigma) ** 2)
-    weights = (bell / (2 * bell.sum() - 1)).tolist()
-    for axis in (2, 3, 4):
-        n = image.shape[axis]
-        pad = [0] * 6
-        pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = radius
-        padded = F.pad(image, pad, mode="replicate")
-        smooth = image * weights[0]
-        for k in range(1, radius + 1):
-            smooth.add_(padded.narrow(axis, radius - k, n), alpha=weights[k])
-            smooth.add_(padded.narrow(axis, radius + k, n), alpha=weights[k])
-        image = smooth
-    return image
-
-
-def box(image: Tensor, radius: int = RADIUS) -> Tensor:
-    """Mean over a cube of ``2 radius + 1`` voxels, zero outside."""
-    for axis in (2, 3, 4):
-        n = image.shape[axis]
-        total = image.clone()
-        for k in range(1, radius + 1):
-            total.narrow(axis, k, n - k).add_(image.narrow(axis, 0, n - k))
-            total.narrow(axis, 0, n - k).add_(image.narrow(axis, k, n - k))
-        image = total
-    return image / (2 * radius + 1) ** 3
-
-
-def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean squared local correlation and its derivatives by both images' intensities.
-
-    Args:
-        moving, fixed: (1, 1, X, Y, Z).
-        mask: (1, 1, X, Y, Z), weight of each window.
-
-    Returns:
-        The mean over the mask (a scalar in [0, 1]) and two derivatives, exact up to that mean's constant factor.
-    """
-    m, f = box(moving), box(fixed)
-    covariance = box(moving * fixed) - m * f
-    vm = (box(moving * moving) - m * m).clamp(min=0) + FLOOR
-    vf = (box(fixed * fixed) - f * f).clamp(min=0) + FLOOR
-    correlation = covariance.square() / (vm * vf)
-    a = mask * 2 * covariance / (vm * vf)
-    bm, bf = mask * 2 * correlation / vm, mask * 2 * correlation / vf
-    common = box(a)
-    by_moving = fixed * common - moving * box(bm) - box(a * f - bm * m)
-    by_fixed = moving * common - fixed * box(bf) - box(a * m - bf * f)
-    return (correlation * mask).sum() / mask.sum().clamp(min=1), by_moving, by_fixed
-
-
-def gradient(image: Tensor) -> Tensor:
-    """Central differences of (1, 1, X, Y, Z) along its three axes, (1, 3, X, Y, Z)."""
-    return torch.cat(torch.gradient(image, dim=(2, 3, 4)), dim=1)
-
-
 def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int, regularization: float,
-           progress: Callable[[float], None] | None = None) -> MidSpace:
+           progress: Callable[[float], None] | None = None, measure: str = "auto") -> tuple[MidSpace, str]:
     """Improve the velocity field of a mid-space by instance optimisation.
 
     Args:
@@ -114,16 +54,21 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         iterations: in total; a level ends earlier when the similarity no longer rises.
         regularization: lambda in (0, 1); smooths the updates and the field.
         progress: called with the fraction done.
+        measure: "correlation", "self-similarity", or "auto": the former where one contrast resembles the other.
 
     Returns:
-        The mid-space with a velocity whose similarity is no lower than before.
+        The mid-space with a velocity whose similarity is no lower than before, and the measure used.
     """
+    assert mid.velocity is not None
+    if measure == "auto":
+        measure = similarity.choose(*Scene(moving, fixed, mid, spacing, LEVELS[0].images, 0).warped(mid.velocity))
     done = 0
     for level in LEVELS:
         count = round(level.share * iterations)
         if level.field > 2 * spacing:  # coarser than what the network says: its detail would be lost
             count = 0
-        scene = Scene(moving, fixed, mid, spacing, level)
+        scene = Scene(moving, fixed, mid, spacing, level.images if measure == "correlation" else level.coarse,
+                      level.field, similarity.MEASURES[measure])
 
         def tell(k: int, done: int = done) -> None:
             if progress:
@@ -131,7 +76,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
 
         mid = _ascend(scene, mid, count, regularization, tell) if count else mid
         done += count
-    return unfolded(mid)
+    return unfolded(mid), measure
 
 
 class Scene:
@@ -140,25 +85,32 @@ class Scene:
     The velocity has a coarser grid than the images: it is smooth, and integrating it costs more than looking at them.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, level: Level) -> None:
-        factor = level.images / spacing
-        self.shape = [round(n / factor) for n in mid.shape]
-        self.field_shape = [round(n * spacing / max(level.field, spacing)) for n in mid.shape]
+    def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, image_voxel: float,
+                 field_voxel: float, measure: type[Similarity] | None = None) -> None:
+        self.shape = [round(n * spacing / image_voxel) for n in mid.shape]
+        self.field_shape = [round(n * spacing / max(field_voxel, spacing)) for n in mid.shape]
         self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
         scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / self.shape[0]] * 3 + [1.0]))
         scale[:3, 3] = (scale[0, 0] - 1) / 2  # all grids share their corner, as F.interpolate has it
         self.images = [spatial.resample(image, matrix @ scale, self.shape)
                        for image, matrix in ((moving, mid.to_moving), (fixed, mid.to_fixed))]
+        self.measure = measure(*self.images) if measure else None
 
-    def similarity(self, velocity: Tensor) -> tuple[float, Tensor]:
-        """Local correlation of the images warped half-way, and its ascent direction on the field's grid."""
+    def _displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
         halves = spatial.integrate(torch.cat([velocity, -velocity]) / 2, HALF_STEPS)
-        displacement = F.interpolate(halves, size=self.shape, mode="trilinear") / self.voxel
-        warped = [spatial.warp(image, d[None], fill=0.0) for image, d in zip(self.images, displacement, strict=True)]
-        mask = ((warped[0] > FOREGROUND) | (warped[1] > FOREGROUND)).float()
-        value, by_moving, by_fixed = local_correlation(warped[0], warped[1], mask)
-        ascent = by_moving * gradient(warped[0]) - by_fixed * gradient(warped[1])
-        return float(value), F.interpolate(ascent, size=velocity.shape[2:], mode="area")
+        forward, backward = F.interpolate(halves, size=self.shape, mode="trilinear") / self.voxel
+        return forward[None], backward[None]
+
+    def warped(self, velocity: Tensor) -> list[Tensor]:
+        """Both images where they meet half-way, under a velocity on the field's grid."""
+        return [spatial.warp(image, d, fill=0.0)
+                for image, d in zip(self.images, self._displacements(velocity), strict=True)]
+
+    def ascent(self, velocity: Tensor) -> tuple[float, Tensor]:
+        """Similarity of the images warped half-way, and its ascent direction on the field's grid."""
+        assert self.measure is not None
+        value, direction = self.measure.ascent(*self._displacements(velocity))
+        return value, F.interpolate(direction, size=velocity.shape[2:], mode="area")
 
 
 def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
@@ -170,7 +122,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
     best_value, improved = -1.0, False
     values: list[float] = []
     for k in range(iterations + 1):
-        value, ascent = scene.similarity(velocity)
+        value, ascent = scene.ascent(velocity)
         values.append(value)
         if value > best_value:
             best, best_value, improved = velocity, value, k > 0

@@ -179,8 +179,8 @@ class Model:
         if iterations:
             stages.start("refinement", 0.5)
             spacing = float(np.cbrt(abs(np.linalg.det(inputs.fixed_net.matrix @ result.mid.to_fixed.cpu().numpy()))))
-            result.mid = refinement.refine(inputs.moving, inputs.fixed, result.mid, spacing, iterations,
-                                           options.regularization, stages.inner)
+            result.mid, result.refined_by = refinement.refine(
+                inputs.moving, inputs.fixed, result.mid, spacing, iterations, options.regularization, stages.inner)
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -226,6 +226,7 @@ class Registration:
     fixed_to_moving: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     seconds: dict[str, float] = field(default_factory=dict)
+    refined_by: str | None = None  # similarity measure of the refinement
     notes: list[str] = field(default_factory=list)  # what had to be done otherwise than asked
 
     @property
@@ -296,7 +297,7 @@ class Registration:
     def provenance(self) -> dict[str, object]:
         """Model, checksum, device, options and seconds per stage, ready for JSON."""
         return {"model": self.model.name, "checksum": self.model.checksum, "device": str(self.model.device),
-                **dataclasses.asdict(self.options), "notes": self.notes,
+                **dataclasses.asdict(self.options), "refined_by": self.refined_by, "notes": self.notes,
                 "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
 
     def measures(self, moving_labels: sitk.Image | None = None, fixed_labels: sitk.Image | None = None

@@ -5,7 +5,8 @@ import pytest
 import torch
 from synthmorph_torch import refinement, spatial
 from synthmorph_torch.networks import MidSpace
-from synthmorph_torch.refinement import box, gaussian, local_correlation, refine, regrid, unfolded
+from synthmorph_torch.refinement import refine, regrid, unfolded
+from synthmorph_torch.similarity import box, choose, gaussian, local_correlation, mind_ssc
 
 
 def blobs(seed: int, n: int = 64) -> torch.Tensor:
@@ -53,17 +54,20 @@ def test_derivatives_are_exact():
     torch.testing.assert_close(by_fixed[inner], expected[1][inner], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("invert", [False, True])
-def test_a_known_warp_is_recovered(invert):
+CONTRASTS = {"same": lambda i: i, "inverted": lambda i: 1 - i, "unlike": lambda i: (i - 0.45).abs() + 0.05}
+
+
+@pytest.mark.parametrize(("contrast", "measure"), [("same", "correlation"), ("inverted", "correlation"),
+                                                   ("same", "self-similarity"), ("unlike", "self-similarity")])
+def test_a_known_warp_is_recovered(contrast, measure):
     fixed = blobs(0)
     x, y, z = spatial.identity_grid((64, 64, 64)) / 64 * 2 * torch.pi
     truth = torch.stack([1.5 * torch.sin(y), 1.5 * torch.cos(z), -1.5 * torch.sin(x)])[None]
     moving = spatial.warp(fixed, truth, fill=0.0)
-    if invert:
-        moving = torch.where(moving > 0, 1 - moving, 0.0)
+    moving = torch.where(moving > 0, CONTRASTS[contrast](moving), 0.0)
     mid = still(64)
     with torch.inference_mode():
-        result = refine(moving, fixed, mid, 3.0, 40, 0.5)
+        result, _ = refine(moving, fixed, mid, 3.0, 40, 0.5, measure=measure)
     found = result.map_grid(torch.eye(4, dtype=torch.float64), (64,) * 3, 7) - spatial.identity_grid((64,) * 3)
     # fixed(x) = moving(x + d(x)) and moving = fixed o (id + truth), so d undoes the truth
     there_and_back = found + spatial.warp(truth, found)
@@ -73,18 +77,29 @@ def test_a_known_warp_is_recovered(invert):
     assert after < 0.5 * before
 
 
+def test_measure_is_chosen_by_contrast():
+    image = blobs(0)
+    assert choose(image, image) == choose(image, torch.where(image > 0, 1 - image, 0.0)) == "correlation"
+    assert choose(image, blobs(5)) == "self-similarity"  # one outline, but nothing else in common
+
+
+def test_descriptors_do_not_depend_on_contrast():
+    image = blobs(0)
+    torch.testing.assert_close(mind_ssc(image), mind_ssc(2 - 0.5 * image), atol=1e-4, rtol=1e-3)
+
+
 def test_swapping_the_images_changes_the_sign():
     moving, fixed = blobs(0), blobs(1)
     mid = still(64)
     with torch.inference_mode():
-        one = refine(moving, fixed, mid, 3.0, 10, 0.5).velocity
-        other = refine(fixed, moving, mid, 3.0, 10, 0.5).velocity
+        one = refine(moving, fixed, mid, 3.0, 10, 0.5)[0].velocity
+        other = refine(fixed, moving, mid, 3.0, 10, 0.5)[0].velocity
     assert float((one + other).abs().max()) < 0.05 * float(one.abs().max())
 
 
 def test_similarity_never_falls():
     moving, fixed = blobs(0), blobs(0)
-    result = refine(moving, fixed, still(64), 3.0, 8, 0.5)
+    result, _ = refine(moving, fixed, still(64), 3.0, 8, 0.5)
     assert float(result.velocity.abs().max()) < 1e-3  # nothing is better than the identity
 
 

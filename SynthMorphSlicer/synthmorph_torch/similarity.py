@@ -1,0 +1,177 @@
+"""How alike two images are, with the direction in which a displacement makes them more alike.
+
+Two measures: the squared local correlation for one contrast or its inverse, and the difference of self-similarity
+descriptors for contrasts that have no such relation. Both are symmetric in the images. Images and fields have the
+shapes of :mod:`.spatial`; all functions work on the CPU as fast as PyTorch allows for so few channels.
+"""
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import spatial
+
+RADIUS = 2  # of the correlation window, voxels
+FLOOR = 1e-4  # variance below which a window counts as empty
+FOREGROUND = 0.02  # intensity above which a voxel counts
+# Mean squared local correlation at 4 mm above which two contrasts count as one, or one as the inverse of the other:
+# real T1 pairs of two people reach 0.33 to 0.41, inverted 0.27 to 0.33, T2-like 0.21 to 0.31, FLAIR-like 0.12.
+ALIKE = 0.17
+
+
+class Similarity(Protocol):
+    """A measure prepared for two images (1, 1, X, Y, Z) on one grid."""
+
+    def __init__(self, moving: Tensor, fixed: Tensor) -> None: ...
+
+    def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
+        """Value for displaced images, and the direction of growth.
+
+        Args:
+            forward, backward: (1, 3, X, Y, Z) displacements with which the moving and the fixed image are sampled.
+
+        Returns:
+            The value, higher for more alike images, and (1, 3, X, Y, Z): its derivative by ``forward`` minus that by
+            ``backward``, up to a constant factor.
+        """
+
+
+class LocalCorrelation:
+    """Mean squared correlation in small windows; the contrast may be inverted (Avants et al., MedIA 2008)."""
+
+    def __init__(self, moving: Tensor, fixed: Tensor) -> None:
+        self.images = moving, fixed
+
+    def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
+        moving, fixed = (spatial.warp(image, d, fill=0.0)
+                         for image, d in zip(self.images, (forward, backward), strict=True))
+        value, by_moving, by_fixed = local_correlation(moving, fixed, foreground(moving, fixed))
+        return float(value), by_moving * gradient(moving) - by_fixed * gradient(fixed)
+
+
+class SelfSimilarity:
+    """Difference of MIND-SSC descriptors, which do not depend on contrast (Heinrich et al., MICCAI 2013).
+
+    Descriptors are computed once and sampled like images, as in ConvexAdam.
+    """
+
+    def __init__(self, moving: Tensor, fixed: Tensor) -> None:
+        self.features = tuple(torch.cat([mind_ssc(image), image], 1) for image in (moving, fixed))
+
+    def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
+        sampled = [spatial.warp(f, d) for f, d in zip(self.features, (forward, backward), strict=True)]
+        (moving, m), (fixed, f) = ((s[:, :-1], s[:, -1:]) for s in sampled)
+        mask = foreground(m, f)
+        difference = (moving - fixed) * mask
+        value = 1 - float(difference.square().sum() / mask.sum().clamp(min=1) / moving.shape[1])
+        direction = torch.zeros_like(forward)
+        for channel in range(moving.shape[1]):  # one at a time: all twelve gradients at once would not fit the cache
+            slope = gradient(moving[:, channel:channel + 1]) + gradient(fixed[:, channel:channel + 1])
+            direction -= difference[:, channel:channel + 1] * slope
+        return value, direction
+
+
+MEASURES: dict[str, type[Similarity]] = {"correlation": LocalCorrelation, "self-similarity": SelfSimilarity}
+
+
+def choose(moving: Tensor, fixed: Tensor) -> str:
+    """Name of the measure for two roughly aligned images: correlation if one looks like the other or its inverse."""
+    m, f = box(moving), box(fixed)
+    covariance = box(moving * fixed) - m * f
+    vm, vf = ((box(i * i) - mean * mean).clamp(min=0) + FLOOR for i, mean in ((moving, m), (fixed, f)))
+    inside = box(foreground(moving, fixed)) > 0.99  # the outline correlates in any contrast
+    squared = float((covariance.square() / (vm * vf) * inside).sum() / inside.sum().clamp(min=1))
+    return "correlation" if squared > ALIKE else "self-similarity"
+
+
+def foreground(moving: Tensor, fixed: Tensor) -> Tensor:
+    """One where either image shows something, (1, 1, X, Y, Z)."""
+    return ((moving > FOREGROUND) | (fixed > FOREGROUND)).float()
+
+
+def mind_ssc(image: Tensor, radius: int = 1) -> Tensor:
+    """Self-similarity context of every voxel, (1, 12, X, Y, Z) in [0, 1].
+
+    Squared differences between the twelve pairs of its face neighbours that lie at a right angle, averaged over a
+    patch and scaled by their own mean: only the pattern remains, not the contrast.
+    """
+    around = [_shifted(image, axis, step) for axis in (2, 3, 4) for step in (1, -1)]
+    pairs = [(a, b) for a in range(6) for b in range(a + 1, 6) if a // 2 != b // 2]
+    distance = torch.cat([box((around[a] - around[b]).square(), radius) for a, b in pairs], 1)
+    distance = distance - distance.amin(1, keepdim=True)
+    noise = distance.mean(1, keepdim=True)
+    typical = float(noise.mean())
+    return torch.exp(-distance / noise.clamp(min=1e-3 * typical + 1e-12, max=1e3 * typical + 1e-12))
+
+
+def _shifted(image: Tensor, axis: int, step: int) -> Tensor:
+    """The image moved by one voxel along an axis, its edge repeated."""
+    n = image.shape[axis]
+    index = (torch.arange(n, device=image.device) + step).clamp(0, n - 1)
+    return image.index_select(axis, index)
+
+
+def box(image: Tensor, radius: int = RADIUS) -> Tensor:
+    """Mean over a cube of ``2 radius + 1`` voxels, zero outside."""
+    for axis in (2, 3, 4):
+        n = image.shape[axis]
+        total = image.clone()
+        for k in range(1, radius + 1):
+            total.narrow(axis, k, n - k).add_(image.narrow(axis, 0, n - k))
+            total.narrow(axis, 0, n - k).add_(image.narrow(axis, k, n - k))
+        image = total
+    return image / (2 * radius + 1) ** 3
+
+
+def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean squared local correlation and its derivatives by both images' intensities.
+
+    Args:
+        moving, fixed: (1, 1, X, Y, Z).
+        mask: (1, 1, X, Y, Z), weight of each window.
+
+    Returns:
+        The mean over the mask (a scalar in [0, 1]) and two derivatives, exact up to that mean's constant factor.
+    """
+    m, f = box(moving), box(fixed)
+    covariance = box(moving * fixed) - m * f
+    vm = (box(moving * moving) - m * m).clamp(min=0) + FLOOR
+    vf = (box(fixed * fixed) - f * f).clamp(min=0) + FLOOR
+    correlation = covariance.square() / (vm * vf)
+    a = mask * 2 * covariance / (vm * vf)
+    bm, bf = mask * 2 * correlation / vm, mask * 2 * correlation / vf
+    common = box(a)
+    by_moving = fixed * common - moving * box(bm) - box(a * f - bm * m)
+    by_fixed = moving * common - fixed * box(bf) - box(a * m - bf * f)
+    return (correlation * mask).sum() / mask.sum().clamp(min=1), by_moving, by_fixed
+
+
+def gradient(image: Tensor) -> Tensor:
+    """Central differences of (1, 1, X, Y, Z) along its three axes, (1, 3, X, Y, Z)."""
+    return torch.cat(torch.gradient(image, dim=(2, 3, 4)), dim=1)
+
+
+def gaussian(image: Tensor, sigma: float) -> Tensor:
+    """Separable Gaussian smoothing in voxels with the edge continued outwards.
+
+    Shifted sums instead of a convolution: for few channels on a CPU they are ten times faster.
+    """
+    if sigma < 0.2:
+        return image
+    radius = max(1, round(2.5 * sigma))
+    bell = torch.exp(-0.5 * (torch.arange(radius + 1) / sigma) ** 2)
+    weights = (bell / (2 * bell.sum() - 1)).tolist()
+    for axis in (2, 3, 4):
+        n = image.shape[axis]
+        pad = [0] * 6
+        pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = radius
+        padded = F.pad(image, pad, mode="replicate")
+        smooth = image * weights[0]
+        for k in range(1, radius + 1):
+            smooth.add_(padded.narrow(axis, radius - k, n), alpha=weights[k])
+            smooth.add_(padded.narrow(axis, radius + k, n), alpha=weights[k])
+        image = smooth
+    return image
