@@ -59,6 +59,7 @@ class Job:
     provenance: dict = field(default_factory=dict)
     note: str = ""
     reason: str = ""  # why this model was used
+    preview: bool = False  # without the refinement that its settings ask for
     seconds: float = 0.0
 
 
@@ -153,17 +154,21 @@ class RegistrationLogic:
                 and self.job.settings.transform in ("joint", "deform")
                 and all(slicer.mrmlScene.GetNodeByID(i) for i in (self.job.fixedID, self.job.movingID)))
 
-    def changeRegularization(self, regularization, blocking=True, onProgress=None, onFinished=None, onError=None):
+    def changeRegularization(self, regularization, preview=False, blocking=True, onProgress=None, onFinished=None,
+                             onError=None):
         """Repeat the last registration with another lambda and update its outputs in place.
 
         While one is computed only the newest further call counts.
+
+        :param preview: leave the refinement out, if there is one, for speed; ``job.preview`` then tells.
         """
         if not self.canChangeRegularization():
             raise InputError(_("Register first: there is no registration to change."))
         job = replace(self.job, settings=replace(self.job.settings, regularization=regularization),
                       wanted={name: node.GetID() for name, node in self.job.outputs.items()}, outputs={},
                       carried=dict(self.job.carried), started=time.monotonic())
-        message = {"command": "relambda", "regularization": regularization, "outputs": self._outputFiles(job)}
+        message = {"command": "relambda", "regularization": regularization, "refine": not preview,
+                   "outputs": self._outputFiles(job)}
         return self._run(job, message, blocking, onProgress, onFinished, onError)
 
     def poll(self):
@@ -231,7 +236,7 @@ class RegistrationLogic:
         failure = []
 
         def finished(answer):
-            if self._apply(job, answer, message["outputs"]["folder"]) and onFinished:
+            if self._apply(job, message, answer) and onFinished:
                 onFinished(job.outputs)
 
         def failed(error):
@@ -259,17 +264,18 @@ class RegistrationLogic:
 
     # From the worker to nodes
 
-    def _apply(self, job, answer, folder):
+    def _apply(self, job, message, answer):
         """Bring results into the scene, all of them or none; False if their volumes are gone meanwhile."""
         fixed, moving = (slicer.mrmlScene.GetNodeByID(i) for i in (job.fixedID, job.movingID))
         if fixed is None or moving is None:
             return False
         job.provenance, job.note, job.reason = answer["provenance"], answer["note"], answer["reason"]
+        job.preview = message.get("refine") is False and answer["refines"]
         forward, inverse = (scene.vtkTransform(answer[key]) for key in ("fixed_to_moving", "moving_to_fixed"))
         arrays = {key: scene.readArray(answer[key]) for key in ("moved", "jacobian") if key in answer}
         warped = [(scene.readArray(path), layer) for path, layer in zip(answer["labels"], job.layers)]
         if not self.keepTemporaryFiles:
-            scene.removeFolder(folder)
+            scene.removeFolder(message["outputs"]["folder"])
         names = {"transform": _("{moving} to {fixed}"), "volume": _("{moving} on {fixed}"),
                  "jacobian": _("Volume change {moving} to {fixed} (log2 J)"),
                  "segmentation": _("Segments of {moving} on {fixed}")}

@@ -238,12 +238,14 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def _onFollow(self):
         """Send the slider's lambda if the result does not show it yet."""
-        if not self._hasNewLambda():
-            return
-        self._followed = value = self.parameters.regularization
+        if self._hasNewLambda():
+            self._changeLambda(self.parameters.regularization, preview=True)
+
+    def _changeLambda(self, value, preview):
+        self._followed = value
         if not self.logic.isBusy():
             self.watch(_("Changing lambda"))
-        self.logic.changeRegularization(value, blocking=False, onProgress=self.showProgress,
+        self.logic.changeRegularization(value, preview, blocking=False, onProgress=self.showProgress,
                                         onFinished=self._onFinished, onError=self.showError)
         self._updateButtons()
 
@@ -251,7 +253,8 @@ class Panel(slicer.util.VTKObservationMixin):
         # the user may have left the module meanwhile; the settings then learn of the outputs all the same
         parameters = self.parameters or SynthMorphParameterNode(self._getParameterNode())
         job = self.logic.job
-        self._followed = job.settings.regularization if not self.logic.isBusy() else self._followed
+        if not self.logic.isBusy():
+            self._followed = job.settings.regularization
         with slicer.util.NodeModify(parameters.parameterNode):
             for name, node in outputs.items():
                 setattr(parameters, f"output{name.capitalize()}", node)
@@ -262,6 +265,8 @@ class Panel(slicer.util.VTKObservationMixin):
         self.log(job.reason)
         if self.parameters is not None:
             self.reviewSection.showResult()
+            if job.preview and not self.logic.isBusy() and not self._hasNewLambda():
+                self._changeLambda(job.settings.regularization, preview=False)  # the slider rests: now in full
 
     # What the user sees
 

@@ -5,6 +5,7 @@ program that started it. It is made to be killed: whoever wants to cancel ends t
 """
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 import sys
@@ -53,6 +54,7 @@ class Worker:
         self.model: Model | None = None
         self.model_key: tuple[str, str, str] | None = None
         self.registration: Registration | None = None
+        self.refine: int | None = None  # iterations that the last registration was asked to refine
         self.commands: dict[str, Callable[[Message], Message]] = {
             "probe": self.probe, "register": self.register, "relambda": self.relambda, "release": self.release,
             "weights": self.weights, "fetch": self.fetch, "clear": self.clear}
@@ -139,6 +141,7 @@ class Worker:
         self.registration = None
         model = self._load(request.get("model", "auto"), request.get("device", "auto"),
                            options.get("transform", "joint"))
+        self.refine = options.get("refine")
         self.registration = model.register(moving, fixed, progress=report, **options)
         return self._results(request, report)
 
@@ -147,7 +150,10 @@ class Worker:
         if self.registration is None:
             raise Released
         report = self._progress(request)
-        self.registration = self.registration.with_regularization(float(request["regularization"]), progress=report)
+        refine = self.refine if request.get("refine", True) else 0
+        options = dataclasses.replace(self.registration.options, refine=refine)
+        last = dataclasses.replace(self.registration, options=options)
+        self.registration = last.with_regularization(float(request["regularization"]), progress=report)
         return self._results(request, report)
 
     def release(self, request: Message) -> Message:
@@ -189,6 +195,9 @@ class Worker:
 
     # parts
 
+    def _iterations(self, model: Model) -> int:
+        return model.default_refinement if self.refine is None else self.refine
+
     def _load(self, name: str, device: str, transform: str) -> Model:
         """The model that is kept, if it is the right one."""
         from .loader import load_model
@@ -222,6 +231,7 @@ class Worker:
         report("writing results", 0.9)
         answer: Message = {"provenance": registration.provenance(), "note": " ".join(registration.notes),
                            "reason": registration.model.reason,
+                           "refines": bool(self._iterations(registration.model)),
                            "fixed_to_moving": _describe_transform(registration.fixed_to_moving, folder / "forward.npy"),
                            "moving_to_fixed": _describe_transform(registration.moving_to_fixed, folder / "inverse.npy")}
         if outputs.get("moved"):

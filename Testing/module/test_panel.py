@@ -259,6 +259,19 @@ def test_closing_the_scene_in_mid_run_leaves_nothing_behind(host, ready):
 
 
 @needsTorch
+def test_lambda_is_previewed_first_and_refined_when_the_slider_rests(host, ready):
+    ready.ui.refinementSpinBox.value = 1
+    ready.ui.applyButton.click()
+    finished(host, ready)
+    ready.ui.regularizationSlider.value = 0.2
+    volume = ready.parameters.outputVolume
+    assert host.wait(lambda: volume.GetAttribute("SynthMorph.lambda") == "0.2", 60)
+    assert ready.logic.job.preview and ready.logic.isBusy()  # the refined one is under way
+    finished(host, ready)
+    assert not ready.logic.job.preview and error(ready) == ""
+
+
+@needsTorch
 def test_leaving_the_module_in_mid_run_keeps_the_result(host, module, ready):
     ready.ui.transformTypeComboBox.currentIndex = ready.ui.transformTypeComboBox.findText("Rigid only")
     ready.ui.applyButton.click()
