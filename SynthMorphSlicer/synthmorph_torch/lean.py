@@ -24,8 +24,9 @@ from torch import Tensor
 
 TILE = 4  # outputs of F(4, 3)
 MINIMUM_BYTES = 256 << 20  # size of an activation from which all this pays
-FAST_CHANNELS = 64  # channels and
+FAST_CHANNELS = 64  # input channels and
 FAST_PLANE = 32 * 32  # voxels per plane from which Winograd's transforms cost less than they save
+FOLDED_CHANNELS = 4  # input channels up to which taps are better turned into channels
 
 Planes = Iterator[Tensor]
 Source = Callable[[], Sequence[Tensor] | Planes]
@@ -132,7 +133,10 @@ class _Convolution:
 
     def __call__(self, window: Sequence[Tensor], start: int) -> Sequence[Tensor]:
         rows, columns, channels = window[0].shape
-        if rows * columns >= FAST_PLANE and min(channels, len(self.kernel)) >= FAST_CHANNELS:
+        outputs: Sequence[Tensor]
+        if channels <= FOLDED_CHANNELS:
+            outputs = self._convolve_folded(window)
+        elif rows * columns >= FAST_PLANE and channels >= FAST_CHANNELS:
             if self.fast is None:
                 self.fast = _fast_kernels(self.kernel, self.bias)
             outputs = _convolve_fast(window, self.fast)
@@ -140,6 +144,19 @@ class _Convolution:
             outputs = self._convolve(window)
         if self.upsampled:
             self.upsampled.add_to(outputs, start)
+        return outputs
+
+    def _convolve_folded(self, window: Sequence[Tensor]) -> Sequence[Tensor]:
+        """With few channels, the taps along X and Y become channels: wide ones are what a CPU is fast at."""
+        rows = len(window[0])
+        kernel = self.kernel.permute(0, 2, 3, 1, 4).flatten(1, 3)[:, :, None]
+        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        padded = [F.pad(plane, (0, 0, 0, 0, 1, 1)) for plane in window]
+        outputs = []
+        for x in range(TILE):
+            taps = torch.cat([padded[x + i][j : j + rows] for i in range(3) for j in range(3)], -1)
+            output = F.conv2d(taps.permute(2, 0, 1)[None], kernel, self.bias, padding=(0, 1))
+            outputs.append(output[0].permute(1, 2, 0).contiguous())
         return outputs
 
     def _convolve(self, window: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -158,12 +175,13 @@ class _Upsampled:
 
     def __init__(self, coarse: Tensor, kernel: Tensor) -> None:
         self.coarse = coarse
-        taps = kernel.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # (position, coarse tap, fine tap)
-        self.kernels = {
-            position: torch.einsum("oixyz,ax,by,cz->oiabc", kernel, *(taps[p] for p in position))
-            .contiguous(memory_format=torch.channels_last_3d)
-            for position in product((0, 1), repeat=3)
-        }
+        self.kernels = {}
+        for position in product((0, 1), repeat=3):
+            summed = kernel
+            for axis, odd in enumerate(position, start=2):
+                first, middle, last = summed.unbind(axis)
+                summed = torch.stack([first + middle, last] if odd else [first, middle + last], axis)
+            self.kernels[position] = summed.contiguous(memory_format=torch.channels_last_3d)
 
     def add_to(self, outputs: Sequence[Tensor], start: int) -> None:
         """Add the result to the output planes from ``start`` on."""

@@ -27,11 +27,12 @@ def both(widths, shape):
     return found, plain
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(("fast", "folded"), [(False, 0), (True, 0), (True, 4)])
 @pytest.mark.parametrize(("widths", "shape"), [
     (DEEP, (16, 24, 8)), (DEEP, (8, 8, 8)), (DETECTOR, (12, 20, 8)), (SINGLE, (6, 10, 14)), (SINGLE, (2, 2, 2)),
 ])
-def test_same_result(widths, shape, fast, monkeypatch):
+def test_same_result(widths, shape, fast, folded, monkeypatch):
+    monkeypatch.setattr(lean, "FOLDED_CHANNELS", folded)
     monkeypatch.setattr(lean, "FAST_PLANE", 0 if fast else 1 << 40)
     monkeypatch.setattr(lean, "FAST_CHANNELS", 0)
     found, plain = both(widths, shape)
