@@ -179,7 +179,7 @@ class CompactNetworks:
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
         assert mid.features is not None
         velocity = feature_velocity(*mid.features, self.deformable_widths, self.bake(regularization))
-        return velocity * border_window(mid.shape, velocity.device)
+        return velocity * spatial.border_window(mid.shape, velocity.device)
 
 
 @dataclass(frozen=True)
@@ -259,15 +259,3 @@ def robust_affine(moving: Tensor, fixed: Tensor, weights: Tensor, scale: float, 
         residual = (predicted - moving).square().sum(-1)
         matrix = spatial.symmetric_affine(moving, fixed, weights / (1 + residual / scale**2).square())
     return matrix
-
-
-def border_window(shape: Sequence[int], device: torch.device, width: int = 4) -> Tensor:
-    """(1, 1, X, Y, Z): one inside, falling smoothly to zero over the outermost ``width`` voxels."""
-    window = torch.ones(1, 1, 1, 1, 1, device=device)
-    for axis, n in enumerate(shape):
-        distance = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device))
-        ramp = (distance / width).clamp(max=1.0)
-        size = [1] * 5
-        size[axis + 2] = n
-        window = window * (ramp * ramp * (3 - 2 * ramp)).view(size)
-    return window

@@ -9,7 +9,8 @@ A request holds ``id`` (a number of the sender's choice), ``command`` and the co
 * ``register``: ``moving``, ``fixed`` (image files), ``options`` (keyword arguments of ``Model.register``; ``initial``
   as nested lists), ``model``, ``device``, ``precision``, ``threads`` and ``outputs``.
 * ``relambda``: ``regularization``, ``outputs`` and ``refine``; repeats the last registration with another lambda, for
-  a quick preview without its refinement (``refine`` false). While several wait, only the newest counts: the others are answered with ``superseded``.
+  a quick preview without its refinement (``refine`` false). While several wait, only the newest counts: the others
+  are answered with ``superseded``.
 * ``release``: forget the model and the last registration, and free the device's memory.
 * ``weights``: which weights there are. ``fetch``: download those of ``roles``. ``clear``: empty the cache of weights.
 

@@ -18,8 +18,10 @@ from torch import Tensor
 from . import similarity, spatial
 from .networks import MidSpace
 from .similarity import Similarity, gaussian
+from .spatial import border_window
 
 HALF_STEPS = 4  # squarings of v / 2: its amplitude is a few voxels at most
+BORDER = 5  # field voxels at the border of the grid over which updates fade out
 SAFE_DETERMINANT = 0.05  # smallest Jacobian determinant that a result may have
 
 
@@ -119,6 +121,8 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
     assert mid.velocity is not None
     sigma = scene.voxel * (regularization / (1 - regularization)) ** 0.5
     velocity = best = regrid(mid.velocity, scene.field_shape)
+    # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
+    inner = border_window(scene.field_shape, velocity.device, BORDER)
     best_value, improved = -1.0, False
     values: list[float] = []
     for k in range(iterations + 1):
@@ -130,7 +134,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
             break
         ascent = gaussian(ascent, UPDATE_SIGMA * sigma)
         step = STEP * scene.voxel / ascent.norm(dim=1).amax().clamp(min=1e-12)
-        velocity = gaussian(velocity + step * ascent, FIELD_SIGMA * sigma)
+        velocity = velocity + inner * (gaussian(velocity + step * ascent, FIELD_SIGMA * sigma) - velocity)
         progress(k)
     return dataclasses.replace(mid, velocity=regrid(best, mid.shape)) if improved else mid
 
@@ -140,14 +144,19 @@ def unfolded(mid: MidSpace) -> MidSpace:
 
     In theory the flow of any smooth velocity is invertible; on a grid a steep one can fold all the same.
     """
-    assert mid.velocity is not None
-    velocity = mid.velocity
     for _ in range(20):
-        both = spatial.integrate(torch.cat([velocity, -velocity]))
+        assert mid.velocity is not None
+        both = spatial.integrate(torch.cat([mid.velocity, -mid.velocity]))
         if float(spatial.jacobian_determinant(both).min()) >= SAFE_DETERMINANT:
             break
-        velocity = gaussian(velocity, 0.6)
-    return dataclasses.replace(mid, velocity=velocity)
+        mid = smoother(mid)
+    return mid
+
+
+def smoother(mid: MidSpace) -> MidSpace:
+    """The same mid-space with a slightly smoother velocity."""
+    assert mid.velocity is not None
+    return dataclasses.replace(mid, velocity=gaussian(mid.velocity, 0.6))
 
 
 def regrid(velocity: Tensor, shape: Sequence[int]) -> Tensor:

@@ -25,7 +25,7 @@ from .networks import MidSpace
 Progress = Callable[[str, float], None]
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
 EXTENTS = (192, 256)
-TAPER = 6  # voxels over which the residual field fades to zero beyond the network's field of view
+TAPER = 10  # voxels over which the residual field fades to zero beyond the network's field of view
 
 
 @dataclass(frozen=True)
@@ -243,20 +243,29 @@ class Registration:
         if self.mid is None or self.mid.velocity is None:
             self.fixed_to_moving, self.moving_to_fixed = (transforms.affine_transform(m)
                                                           for m in (affine, np.linalg.inv(affine)))
-        else:
-            inputs = self.inputs
-            self.fixed_to_moving = self._composite(inputs.residual_net, inputs.fixed_net, inputs.moving_net, affine,
-                                                   True)
-            self.moving_to_fixed = self._composite(inputs.opposite_net, inputs.moving_net, inputs.fixed_net,
-                                                   np.linalg.inv(affine), False)
+        elif min(self._composites(affine)) <= 0 and self.refined_by:
+            # resampled onto the grids of the result, a refined field may fold where its own grid did not
+            for _ in range(10):
+                self.mid = refinement.smoother(self.mid)
+                if min(self._composites(affine)) > 0:
+                    break
         stages.start("", 1.0)
         if stages.progress:
             stages.progress("done", 1.0)
         self.seconds = stages.seconds
         return self
 
+    def _composites(self, affine: np.ndarray) -> tuple[float, float]:
+        """Set both transforms; return the smallest Jacobian determinant of their residual fields."""
+        inputs = self.inputs
+        self.fixed_to_moving, one = self._composite(inputs.residual_net, inputs.fixed_net, inputs.moving_net, affine,
+                                                    True)
+        self.moving_to_fixed, other = self._composite(inputs.opposite_net, inputs.moving_net, inputs.fixed_net,
+                                                      np.linalg.inv(affine), False)
+        return one, other
+
     def _composite(self, grid: Space, source: Space, target: Space, affine: np.ndarray, forward: bool
-                   ) -> sitk.Transform:
+                   ) -> tuple[sitk.Transform, float]:
         """Residual field on a half-resolution grid, then the affine part (SPEC 3.3 step 4, in millimetres)."""
         assert self.mid is not None
         networks, device = self.model.networks, self.inputs.fixed.device
@@ -267,7 +276,10 @@ class Registration:
         to_world = torch.as_tensor(np.linalg.inv(affine) @ target.matrix, device=device)
         points = spatial.affine_grid(torch.as_tensor(box.matrix, device=device), box.shape)
         residual = (spatial.transform_points(to_world, reached) - points) * taper(box.shape, device)
-        return transforms.residual_transform(residual[0].cpu().numpy(), box, affine)
+        to_index = torch.as_tensor(np.linalg.inv(box.matrix), device=device)
+        voxels = spatial.transform_points(to_index, residual) - to_index[:3, 3].float().view(1, 3, 1, 1, 1)
+        smallest = float(spatial.jacobian_determinant(voxels).min())
+        return transforms.residual_transform(residual[0].cpu().numpy(), box, affine), smallest
 
     def with_regularization(self, regularization: float, progress: Progress | None = None) -> Registration:
         """The same registration with another lambda; reuses the affine part and the images in network space."""

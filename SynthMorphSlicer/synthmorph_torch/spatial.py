@@ -173,6 +173,18 @@ def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
     return torch.einsum("cd,nd...->nc...", matrix[:3, :3], points) + shift
 
 
+def border_window(shape: Sequence[int], device: torch.device, width: int = 4) -> Tensor:
+    """(1, 1, X, Y, Z): one inside, falling smoothly to zero over the outermost ``width`` voxels."""
+    window = torch.ones(1, 1, 1, 1, 1, device=device)
+    for axis, n in enumerate(shape):
+        distance = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device))
+        ramp = (distance / width).clamp(max=1.0)
+        size = [1] * 5
+        size[axis + 2] = n
+        window = window * (ramp * ramp * (3 - 2 * ramp)).view(size)
+    return window
+
+
 # Affine fits -------------------------------------------------------------------------------------------------
 
 def barycentres(features: Tensor, shape: Shape) -> Tensor:
