@@ -166,6 +166,8 @@ class HyperUNet(nn.Module):
         self.dense = nn.ModuleList(nn.Linear(i, o) for i, o in zip((1, *units), units, strict=False))
         layers = [HyperConvolution(units[-1], i, o) for i, o in widths.layers()]
         self.hyper = nn.ModuleList(layers)
+        for layer in self.dense:  # a unit that is silent for every lambda in (0, 1) could never learn
+            nn.init.uniform_(layer.bias, 0.1, 0.5)
         with torch.no_grad():  # start near the identity transform
             layers[-1].kernel_bias.mul_(0.1)
             layers[-1].kernel.mul_(0.1)
