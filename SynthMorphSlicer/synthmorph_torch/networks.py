@@ -163,10 +163,11 @@ class HyperUNet(nn.Module):
     def __init__(self, widths: Widths = OFFICIAL_DEFORMABLE, units: Sequence[int] = OFFICIAL_HYPER_UNITS) -> None:
         super().__init__()
         self.widths, self.units = widths, tuple(units)
-        self.dense = nn.ModuleList(nn.Linear(i, o) for i, o in zip((1, *units), units, strict=False))
+        dense = [nn.Linear(i, o) for i, o in zip((1, *units), units, strict=False)]
+        self.dense = nn.ModuleList(dense)
         layers = [HyperConvolution(units[-1], i, o) for i, o in widths.layers()]
         self.hyper = nn.ModuleList(layers)
-        for layer in self.dense:  # a unit that is silent for every lambda in (0, 1) could never learn
+        for layer in dense:  # a unit that is silent for all lambdas could never learn
             nn.init.uniform_(layer.bias, 0.1, 0.5)
         with torch.no_grad():  # start near the identity transform
             layers[-1].kernel_bias.mul_(0.1)
