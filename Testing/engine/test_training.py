@@ -297,8 +297,8 @@ def test_command_line_from_scans_to_parcellation(tmp_path, unhurried, capsys):
     moving, fixed, parcels = scans / "p0_t1.nii.gz", scans / "p1_t1.nii.gz", tmp_path / "parcels.nii.gz"
     assert main(["-m", "deform", "-e", "192", "-w", str(file), "--labels", str(scans / "p0_seg.nii.gz"), str(parcels),
                  str(moving), str(fixed)]) == 0
-    seen = sitk.GetArrayViewFromImage(sitk.ReadImage(str(parcels)))
-    known = sitk.GetArrayViewFromImage(sitk.ReadImage(str(scans / "p0_seg.nii.gz")))
+    seen = sitk.GetArrayFromImage(sitk.ReadImage(str(parcels)))
+    known = sitk.GetArrayFromImage(sitk.ReadImage(str(scans / "p0_seg.nii.gz")))
     assert set(seen.ravel().tolist()) <= set(known.ravel().tolist()) and seen.max() > 0
     model = load_model(weights=file, device="cpu", transform="deform")
     assert model.name == "voxelmorph"
