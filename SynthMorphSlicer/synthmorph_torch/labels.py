@@ -22,7 +22,7 @@ def warp_labels(transform: sitk.Transform, labels: sitk.Image, reference: Grid, 
         labels: integer label map.
         reference: image or grid of the result.
         method: "smooth" interpolates the mask of every label linearly and takes the largest, background included.
-            "nearest" takes the label of the nearest voxel: five times faster, and structures of one or two voxels
+            "nearest" takes the label of the nearest voxel: twice as fast, and structures of one or two voxels
             are less likely to vanish. On real pairs of brains "smooth" scores 0.001 to 0.006 more Dice, and 0.04
             more from a coarse to a fine grid, which is why it is the default.
 

@@ -25,8 +25,10 @@ from .networks import (
     symmetric_velocity,
     uncentre,
 )
+from .similarity import gaussian
 
 Bake = Callable[[float], Kernels]
+LAMBDA_SIGMA = 1.5  # smoothing of the compact network's velocity at lambda 0.5, mid-space voxels
 RESIDUAL_MM = 8.0  # distance at which a barycentre that does not fit the others loses three quarters of its weight
 
 
@@ -179,6 +181,8 @@ class CompactNetworks:
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
         assert mid.features is not None
         velocity = feature_velocity(*mid.features, self.deformable_widths, self.bake(regularization))
+        # the hypernetwork of the shipped weights fell silent in training (see their model card), so lambda smooths here
+        velocity = gaussian(velocity, LAMBDA_SIGMA * (regularization / (1 - regularization)) ** 0.5)
         return velocity * spatial.border_window(mid.shape, velocity.device)
 
 
