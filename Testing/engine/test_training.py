@@ -282,7 +282,7 @@ def test_command_line_from_maps_to_model(tmp_path, unhurried, capsys):
     network.load_state_dict(export.averaged_weights(warp))
     for got, expected in zip(networks.bake(0.3), network.bake(0.3), strict=True):
         assert torch.allclose(got[0], expected[0], rtol=1e-2, atol=1e-3)
-    template = export.mean_centroids(synthesis.load_subjects(sorted(maps.iterdir())[:2]))
+    template = synthesis.mean_centroids(synthesis.load_subjects(sorted(maps.iterdir())[:2]))
     x, y, z = template.float().unbind(1)
     assert torch.allclose(networks.template, torch.stack([-x, -z, y], 1), atol=1e-4)
     assert file.stat().st_size < 12e6

@@ -169,8 +169,8 @@ def _export(options: argparse.Namespace) -> int:
 
         export_voxelmorph(options.voxelmorph, options.out)
     else:
-        from ..training.export import export, mean_centroids
-        from ..training.synthesis import load_subjects
+        from ..training.export import export
+        from ..training.synthesis import load_subjects, mean_centroids
 
         training, _ = training_files(options.data, options.validation)
         export(options.detector, options.deformable, mean_centroids(load_subjects(training)), options.out)

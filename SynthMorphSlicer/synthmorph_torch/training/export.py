@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +13,6 @@ from ..loader import COMPACT_FORMAT, VOXELMORPH_FORMAT
 from ..models import CompactNetworks
 from ..networks import AffineDetector, HyperUNet, UNet
 from ..weights import write_safetensors
-from .synthesis import Subject
 from .tasks import DEFORMABLE_UNITS, DEFORMABLE_WIDTHS, DETECTOR_WIDTHS
 from .train import read_checkpoint
 from .voxelmorph import WIDTHS, VoxelMorphTask
@@ -46,11 +44,6 @@ def _fill(network: nn.Module, weights: dict[str, Tensor], folder: Path, name: st
                            "belongs to which.") from None
 
 
-def mean_centroids(subjects: Sequence[Subject]) -> Tensor:
-    """Mean barycentre of every structure, (M, 3) RAS millimetres from the centre of the brain."""
-    return torch.stack([s.centroids for s in subjects]).mean(0)
-
-
 def export(detector: Path, deformable: Path, template: Tensor, output: Path) -> None:
     """Write both networks of two training folders in half precision, with all that is needed to build them.
 
@@ -58,7 +51,7 @@ def export(detector: Path, deformable: Path, template: Tensor, output: Path) -> 
 
     Args:
         detector, deformable: training folders.
-        template: (M, 3) mean barycentres of the structures, RAS millimetres (see :func:`mean_centroids`).
+        template: (M, 3) mean barycentres of the structures, RAS millimetres (see :func:`.synthesis.mean_centroids`).
         output: the file to write.
 
     Raises:

@@ -136,6 +136,11 @@ def load_subjects(paths: Iterable[Path], device: torch.device | str = "cpu") -> 
     return [load_subject(path, device, mirror) for path in paths for mirror in (False, True)]
 
 
+def mean_centroids(subjects: Sequence[Subject]) -> Tensor:
+    """Mean barycentre of every structure, (M, 3) RAS millimetres from the centre of the brain."""
+    return torch.stack([s.centroids for s in subjects]).mean(0)
+
+
 def network_axes(n: int, spacing: float, device: torch.device | str) -> Tensor:
     """(4, 4) matrix from indices of an n^3 LIA grid centred on the origin to RAS millimetres (SPEC 6)."""
     matrix = torch.zeros(4, 4, dtype=torch.float64, device=device)

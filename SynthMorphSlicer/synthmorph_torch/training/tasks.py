@@ -130,7 +130,7 @@ class DeformableTask(Task[Subject]):
     pool_size: int = 24
 
     def __post_init__(self) -> None:
-        self.template = torch.stack([s.centroids for s in self.training]).mean(0)
+        self.template = synthesis.mean_centroids(self.training)
         self.pool: list[Scan] = []
 
     @torch.no_grad()

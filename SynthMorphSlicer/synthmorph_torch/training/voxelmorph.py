@@ -113,7 +113,7 @@ class PaintedTask(VoxelMorphTask[Subject]):
     template: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.template = torch.stack([s.centroids for s in self.training]).mean(0)
+        self.template = synthesis.mean_centroids(self.training)
 
     def pair(self, examples: Sequence[Subject]) -> Pair:
         first = self.draw(examples)
