@@ -29,6 +29,7 @@ from .similarity import gaussian
 
 Bake = Callable[[float], Kernels]
 LAMBDA_SIGMA = 1.5  # smoothing of the compact network's velocity at lambda 0.5, mid-space voxels
+MID_SHAPE, MID_SPACING = (64, 64, 80), 3.0  # grid around an upright brain (LIA axes), millimetres
 RESIDUAL_MM = 8.0  # distance at which a barycentre that does not fit the others loses three quarters of its weight
 
 

@@ -105,6 +105,39 @@ def feature_loss(logits: Tensor, targets: Tensor, spacing: float) -> tuple[Tenso
     return 3 * entropy + (1 - dice[present].mean()) + 0.03 * error, error.detach()
 
 
+def segmentation_loss(logits: Tensor, structures: Tensor, spacing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Supervise maps that are as fine as the labels: cross-entropy, soft Dice and barycentre error.
+
+    Args:
+        logits: (N, M + 1, X, Y, Z), the last map meaning "none of these".
+        structures: (N, X, Y, Z) int64 in 0..M.
+        spacing: voxel size in millimetres.
+
+    Returns:
+        The loss and, detached, the mean barycentre error in millimetres and the mean soft Dice.
+    """
+    n, classes, shape = len(logits), logits.shape[1], logits.shape[2:]
+    # classes last: every sum over voxels below is then one pass through contiguous memory
+    log = logits.permute(0, 2, 3, 4, 1).reshape(n, -1, classes).float().log_softmax(-1)
+    p, index = log.exp(), structures.flatten(1)
+    entropy = -log.gather(2, index[..., None]).mean()
+    hits = p.gather(2, index[..., None])[..., 0]
+    common = torch.zeros_like(p[:, 0]).scatter_add(1, index, hits)
+    volume = torch.zeros_like(common).scatter_add(1, index, torch.ones_like(hits))
+    dice = 2 * common / (torch.linalg.vector_norm(p, dim=1).square() + volume).clamp(min=1e-3)
+    positions = [(torch.arange(k, device=p.device) - (k - 1) / 2) * spacing for k in shape]
+    basis = torch.stack([torch.ones(shape, device=p.device), *torch.meshgrid(*positions, indexing="ij")]).flatten(1)
+    moments = basis @ p
+    mass, found = moments[:, :1], moments[:, 1:]
+    truth = torch.zeros_like(found).scatter_add(2, index[:, None].expand(-1, 3, -1), basis[1:].expand(n, -1, -1))
+    distance = (found / mass.clamp(min=1e-3) - truth / volume[:, None].clamp(min=1)).norm(dim=1)
+    present = volume > 3
+    present[:, -1] = False
+    error = distance[present].mean()
+    overlap = dice[present].mean()
+    return 3 * entropy + 1 - overlap + 0.03 * error, error.detach(), overlap.detach()
+
+
 def correlation_loss(moving: Tensor, fixed: Tensor, radius: int = 3) -> Tensor:
     """1 - mean squared local correlation coefficient of two images (N, 1, X, Y, Z), as in VoxelMorph.
 

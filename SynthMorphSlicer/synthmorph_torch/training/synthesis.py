@@ -141,11 +141,11 @@ def mean_centroids(subjects: Sequence[Subject]) -> Tensor:
     return torch.stack([s.centroids for s in subjects]).mean(0)
 
 
-def network_axes(n: int, spacing: float, device: torch.device | str) -> Tensor:
-    """(4, 4) matrix from indices of an n^3 LIA grid centred on the origin to RAS millimetres (SPEC 6)."""
+def network_axes(shape: Sequence[int], spacing: float, device: torch.device | str) -> Tensor:
+    """(4, 4) matrix from indices of an LIA grid centred on the origin to RAS millimetres (SPEC 6)."""
     matrix = torch.zeros(4, 4, dtype=torch.float64, device=device)
     matrix[0, 0], matrix[2, 1], matrix[1, 2], matrix[3, 3] = -spacing, -spacing, spacing, 1
-    matrix[:3, 3] = -(matrix[:3, :3] @ matrix.new_tensor([n / 2] * 3))
+    matrix[:3, 3] = -(matrix[:3, :3] @ (matrix.new_tensor(list(shape)) / 2))
     return matrix
 
 
@@ -311,19 +311,19 @@ def aligned(subject: Subject, template: Tensor) -> Tensor:
     return spatial.fit_affine(subject.centroids[None], template[None], torch.ones(1, NONE).to(template))[0]
 
 
-def place(subject: Subject, n: int, spacing: float, to_subject: Tensor, warp_mm: float) -> Tensor:
-    """Where the points of the n^3 network grid lie in a subject, (1, 3, n, n, n) voxels of its label map.
+def place(subject: Subject, shape: Sequence[int], spacing: float, to_subject: Tensor, warp_mm: float) -> Tensor:
+    """Where the points of a network grid lie in a subject, (1, 3, *shape) voxels of its label map.
 
     Args:
         subject: the label map.
-        n, spacing: size and voxel size (mm) of the LIA network grid around the origin.
+        shape, spacing: size and voxel size (mm) of the LIA network grid around the origin.
         to_subject: (4, 4) float64, RAS millimetres of the network grid to millimetres of the subject.
         warp_mm: amplitude of an additional smooth random displacement.
     """
     device = subject.labels.device
-    coordinates = spatial.affine_grid(subject.matrix @ to_subject @ network_axes(n, spacing, device), (n, n, n))
+    coordinates = spatial.affine_grid(subject.matrix @ to_subject @ network_axes(shape, spacing, device), shape)
     if warp_mm > 0:
-        coordinates = coordinates + smooth_field((n, n, n), int(torch.randint(4, 9, (1,))), warp_mm / 2, device)
+        coordinates = coordinates + smooth_field(tuple(shape), int(torch.randint(4, 9, (1,))), warp_mm / 2, device)
     return coordinates
 
 
@@ -332,11 +332,11 @@ def render(subject: Subject, coordinates: Tensor, spacing: float) -> tuple[Tenso
 
     Args:
         subject: the label map.
-        coordinates: (1, 3, n, n, n), see :func:`place`.
+        coordinates: (1, 3, X, Y, Z), see :func:`place`.
         spacing: voxel size of the network grid in millimetres.
 
     Returns:
-        image (1, 1, n, n, n) in [0, 1] and structures (1, n, n, n) int64 in 0..NONE.
+        image (1, 1, X, Y, Z) in [0, 1] and structures (1, X, Y, Z) int64 in 0..NONE.
     """
     painted = blur(paint(subject), float(uniform(0.15, 0.25)) * spacing)  # average what a voxel covers
     return degrade(spatial.sample(painted, coordinates, fill=0.0), spacing), structures_at(subject, coordinates)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from .. import spatial
 from ..errors import UsageError
-from ..models import pooled, upsampled
+from ..models import MID_SHAPE, MID_SPACING, pooled, translation, upsampled
 from ..networks import AffineDetector, HyperUNet, Widths, symmetric_velocity
 from . import losses, synthesis
 from .synthesis import NONE, Subject
 
 DETECTOR_WIDTHS = Widths(1, (16, 32, 64, 128), (128, 96, 64), (48,), NONE + 1)
+SEGMENTER_WIDTHS = Widths(1, (16, 32, 64, 128), (128, 96, 64, 48), (24,), NONE + 1)
 DEFORMABLE_WIDTHS = Widths(2 * NONE, (32, 48, 48), (48, 48, 48), (32, 32), 3)
 DEFORMABLE_UNITS = (32, 32, 32, 4)
 
@@ -34,7 +35,7 @@ class Task(Generic[Example]):
     training: Sequence[Example]
     validation: Sequence[Example]
     device: torch.device
-    grid: int = 64
+    shape: tuple[int, int, int] = (64, 64, 64)
     spacing: float = 4.0
     batch: int = 4
 
@@ -75,26 +76,53 @@ class DetectorTask(Task[Subject]):
         return torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
 
     def _image(self, subject: Subject) -> tuple[Tensor, Tensor]:
-        # the field of view is centred somewhere in the head, not on the brain
-        matrix = synthesis.random_affine(30, 45, 0.15, 0.1, self.device)
-        points = synthesis.place(subject, self.grid, self.spacing, matrix, warp_mm=3.0)
+        matrix = self._pose(subject)
+        points = synthesis.place(subject, self.shape, self.spacing, matrix, warp_mm=3.0)
         return synthesis.render(subject, points, self.spacing)
 
-    def _forward(self, subjects: Sequence[Subject]) -> tuple[Tensor, Tensor]:
+    def _pose(self, subject: Subject) -> Tensor:
+        """Matrix from the grid to the subject: the field of view is centred somewhere in the head, not on the brain."""
+        return synthesis.random_affine(30, 45, 0.15, 0.1, self.device)
+
+    def _forward(self, subjects: Sequence[Subject]) -> tuple[Tensor, dict[str, float]]:
+        """Loss and figures of one batch."""
         images, structures = self.images(subjects)
         with self.autocast():
             logits = self.network.logits(images)
-        factor = self.grid // logits.shape[2]
+        factor = self.shape[0] // logits.shape[2]
         targets = losses.soft_targets(structures, NONE + 1, factor)
-        return losses.feature_loss(logits, targets, factor * self.spacing)
-
-    def loss(self) -> tuple[Tensor, dict[str, float]]:
-        loss, error = self._forward(self.training)
+        loss, error = losses.feature_loss(logits, targets, factor * self.spacing)
         return loss, {"barycentre_mm": float(error)}
 
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        return self._forward(self.training)
+
     def validation_figures(self) -> dict[str, float]:
-        loss, error = self._forward(self.validation)
-        return {"loss": float(loss), "barycentre_mm": float(error)}
+        loss, figures = self._forward(self.validation)
+        return {"loss": float(loss), **figures}
+
+
+@dataclass
+class SegmenterTask(DetectorTask):
+    """Finer maps of a head that the detector has found and turned upright, on the grid of the mid-space."""
+
+    shape: tuple[int, int, int] = MID_SHAPE
+    spacing: float = MID_SPACING
+    batch: int = 2
+
+    def __post_init__(self) -> None:
+        self.template = synthesis.mean_centroids(self.training)
+
+    def _forward(self, subjects: Sequence[Subject]) -> tuple[Tensor, dict[str, float]]:
+        images, structures = self.images(subjects)
+        with self.autocast():
+            logits = self.network.logits(images)
+        loss, error, dice = losses.segmentation_loss(logits, structures, self.spacing)
+        return loss, {"barycentre_mm": float(error), "dice": float(dice)}
+
+    def _pose(self, subject: Subject) -> Tensor:
+        residual = synthesis.random_affine(8, 10, 0.12, 0.05, self.device)
+        return synthesis.aligned(subject, self.template) @ translation(self.template.mean(0)) @ residual
 
 
 @dataclass
