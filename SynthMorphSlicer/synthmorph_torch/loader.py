@@ -17,7 +17,7 @@ from .registration import Model
 from .voxelmorph import VoxelMorphNetworks
 from .weights import Deformable, WeightChoice, find_weights, load_detector, read_metadata, read_safetensors
 
-COMPACT_FORMAT = "synthmorph-compact-1"
+COMPACT_FORMAT = "synthmorph-compact-2"
 VOXELMORPH_FORMAT = "synthmorph-voxelmorph-1"
 COMPACT_REFINEMENT = 80  # iterations that finish in seconds on a CPU
 KEPT_LAMBDAS = 4  # baked kernels kept in memory: 106 MB each for the official network
@@ -89,15 +89,17 @@ def load_compact(path: Path, device: torch.device) -> CompactNetworks:
         if metadata["format"] != COMPACT_FORMAT:
             raise KeyError("format")
         config = json.loads(metadata["config"])
-        detector = AffineDetector(_widths(config.pop("detector")), softmax=True)
+        detector, segmenter = (AffineDetector(_widths(config.pop(name)), softmax=True)
+                               for name in ("detector", "segmenter"))
         network = HyperUNet(_widths(config.pop("deformable")), config.pop("units"))
-        for module, prefix in ((detector, "detector."), (network, "deformable.")):
+        config["mid_shape"] = tuple(config["mid_shape"])
+        for module, prefix in ((detector, "detector."), (segmenter, "segmenter."), (network, "deformable.")):
             module.load_state_dict(_part(tensors, prefix))
             module.to(device).requires_grad_(False).eval()
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(f"'{path}' is not a compact SynthMorph model ({type(error).__name__}): give another file, "
                            "or install SynthMorphSlicer again.") from error
-    return CompactNetworks(detector, network.widths, KeptKernels(network.bake, device),
+    return CompactNetworks(detector, segmenter, network.widths, KeptKernels(network.bake, device),
                            tensors["template"].float().to(device), **config)
 
 

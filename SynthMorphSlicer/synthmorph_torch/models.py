@@ -25,10 +25,11 @@ from .networks import (
     symmetric_velocity,
     uncentre,
 )
-from .similarity import gaussian
 
 Bake = Callable[[float], Kernels]
-LAMBDA_SIGMA = 1.5  # smoothing of the compact network's velocity at lambda 0.5, mid-space voxels
+MASS = 500.0  # cubic millimetres from which a structure has its full say in an affine fit
+PASSES = 3  # looks of the deformable network at what is left to align
+HALF_STEPS = 4  # squarings for half a velocity between passes
 MID_SHAPE, MID_SPACING = (64, 64, 80), 3.0  # grid around an upright brain (LIA axes), millimetres
 RESIDUAL_MM = 8.0  # distance at which a barycentre that does not fit the others loses three quarters of its weight
 
@@ -99,16 +100,18 @@ class OfficialNetworks:
 class CompactNetworks:
     """Own small model. It differs from the official one in what surrounds the networks:
 
-    * feature maps are probabilities of named structures. Their barycentres show how each head is turned, so that it
-      can be looked at again in an upright pose; the two sets of barycentres are then fitted robustly, and a structure
-      that is cut off in one image gets little say;
+    * feature maps are probabilities of named structures. A coarse detector finds the head in any pose; a segmenter
+      then looks at it upright and closer. The barycentres of its maps are fitted robustly, and a structure that is
+      cut off in one image gets little say;
     * the mid-space grid stands upright around the brain, wherever the brain lies in the fields of view;
+    * the deformable network reads the maps, not the images, and looks again at what its own warp left unaligned;
     * the velocity fades to zero at the border of that grid, beyond which the affine transform holds.
 
     ``template`` holds the mean barycentres of the training subjects, (M, 3) in millimetres along the network's axes.
     """
 
     detector: AffineDetector
+    segmenter: AffineDetector
     deformable_widths: Widths
     bake: Bake
     template: Tensor
@@ -116,13 +119,9 @@ class CompactNetworks:
     residual_factor: int = 1
     fades: bool = True
     detector_pool: int = 2
-    mid_spacing: float = 3.0
-    mid_size: int = 64
-
-    def _detect(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps, their barycentres (1, M, 3) in voxels from the image centre, and masses (1, M) of the structures."""
-        features = self.detector(normalise(F.avg_pool3d(image, self.detector_pool)))
-        return features, spatial.barycentres(features, image.shape[2:]).double(), features.sum(dim=(2, 3, 4)).double()
+    mid_spacing: float = MID_SPACING
+    mid_shape: tuple[int, int, int] = MID_SHAPE
+    passes: int = PASSES
 
     def _upright(self, centres: Tensor, masses: Tensor) -> Tensor:
         """Rigid (4, 4) matrix from the template's pose to an image, in voxels from the image centre."""
@@ -130,14 +129,30 @@ class CompactNetworks:
         matrix = robust_affine(centres, template[None], masses.clamp(max=1.0), RESIDUAL_MM / self.spacing)[0]
         return rigid_about(matrix, template.mean(0))
 
+    @property
+    def _grid(self) -> Tensor:
+        """(4, 4) matrix from indices of the mid-space grid to voxels from the template's origin."""
+        step = self.mid_spacing / self.spacing
+        grid = torch.diag(self.template.new_tensor([step, step, step, 1.0], dtype=torch.float64))
+        grid[:3, 3] = self._centre - step * (grid.new_tensor(self.mid_shape) - 1) / 2
+        return grid
+
+    @property
+    def _centre(self) -> Tensor:
+        return self.template.double().mean(0) / self.spacing
+
     def _look(self, image: Tensor) -> Look:
-        """Look at an image twice, the second time with the head upright."""
-        _, centres, masses = self._detect(image)
-        pose = self._upright(centres, masses)
-        upright = spatial.resample(image, uncentre(pose, image.shape[2:]), image.shape[2:])
-        features, centres, masses = self._detect(upright)
-        centres = centres @ pose[:3, :3].T + pose[:3, 3]
-        return Look(features, pose, centres, masses)
+        """Find the head in an image, turn it upright and look at it closely."""
+        shape = image.shape[2:]
+        coarse = self.detector(normalise(F.avg_pool3d(image, self.detector_pool)))
+        voxel = self.spacing * shape[0] / coarse.shape[2]
+        to_image = self._upright(*barycentres(coarse, shape, voxel)) @ self._grid
+        upright = spatial.resample(image, centring(shape, to_image) @ to_image, self.mid_shape)
+        features = self.segmenter(normalise(upright))
+        centres, masses = barycentres(features, self.mid_shape, self.mid_spacing)
+        to_image = to_image @ centring(self.mid_shape, to_image)
+        centres = centres @ to_image[:3, :3].T + to_image[:3, 3]
+        return Look(features, to_image @ torch.linalg.inv(centring(self.mid_shape, to_image)), centres, masses)
 
     def _fit(self, moving: Look, fixed: Look) -> Tensor:
         """Fixed-to-moving matrix in voxels from the image centres."""
@@ -148,12 +163,9 @@ class CompactNetworks:
         looks = self._look(moving), self._look(fixed)
         matrix = self._fit(*looks)
         if rigid:
-            matrix = rigid_about(matrix, spatial.transform_points(looks[1].pose, self._centre[None, :, None])[0, :, 0])
+            pose = self._upright(looks[1].centres, looks[1].masses)
+            matrix = rigid_about(matrix, pose[:3, :3] @ self._centre + pose[:3, 3])
         return uncentre(matrix, moving.shape[2:])
-
-    @property
-    def _centre(self) -> Tensor:
-        return self.template.double().mean(0) / self.spacing
 
     def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
         looks = self._look(moving), self._look(fixed)
@@ -163,46 +175,64 @@ class CompactNetworks:
             matrix, poses[0] = torch.eye(4, dtype=torch.float64, device=moving.device), poses[1]
         # from the upright fixed head to the upright moving head: close to the identity, so the root exists
         root = spatial.sqrtm(torch.linalg.inv(poses[0]) @ matrix @ poses[1])
-        step = self.mid_spacing / self.spacing
-        grid = torch.diag(matrix.new_tensor([step, step, step, 1.0]))
-        grid[:3, 3] = self._centre - step * (self.mid_size - 1) / 2
-        to_images = poses[0] @ root @ grid, poses[1] @ torch.linalg.inv(root) @ grid
-        features = [self._maps(look, to_image, moving.shape[2:])
+        to_images = poses[0] @ root @ self._grid, poses[1] @ torch.linalg.inv(root) @ self._grid
+        features = [spatial.resample(look.features, torch.linalg.inv(look.to_image) @ to_image, self.mid_shape)
                     for look, to_image in zip(looks, to_images, strict=True)]
         to_moving, to_fixed = (centring(moving.shape[2:], m) @ m for m in to_images)
-        return MidSpace(to_moving, to_fixed, (self.mid_size,) * 3, None, (features[0], features[1]))
-
-    def _maps(self, look: Look, to_image: Tensor, shape: Sequence[int]) -> Tensor:
-        """Feature maps of one image on the mid-space grid of half density, (1, M, n/2, n/2, n/2)."""
-        upright = centring(shape, to_image) @ torch.linalg.inv(look.pose) @ to_image
-        device = upright.device
-        matrix = pooled(shape[0] / look.features.shape[2], device) @ upright @ torch.linalg.inv(pooled(2.0, device))
-        return spatial.resample(look.features, matrix, (self.mid_size // 2,) * 3)
+        return MidSpace(to_moving, to_fixed, self.mid_shape, None, (features[0], features[1]))
 
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
         assert mid.features is not None
-        velocity = feature_velocity(*mid.features, self.deformable_widths, self.bake(regularization))
-        # the hypernetwork of the shipped weights fell silent in training (see their model card), so lambda smooths here
-        velocity = gaussian(velocity, LAMBDA_SIGMA * (regularization / (1 - regularization)) ** 0.5)
-        return velocity * spatial.border_window(mid.shape, velocity.device)
+        maps = [F.avg_pool3d(f, 2) for f in mid.features]
+        velocity = feature_velocity(maps[0], maps[1], self.deformable_widths, self.bake(regularization), self.passes)
+        return upsampled(velocity) * spatial.border_window(mid.shape, velocity.device)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the detector sees in an image: maps of the upright head and the rigid pose from upright to image.
+    """What is seen in an image: maps of the upright head, and the barycentres and masses of its structures.
 
-    Barycentres are in voxels of the image from its centre.
+    ``to_image`` is the matrix from indices of the maps to voxels from the image centre, the unit of ``centres``.
     """
 
     features: Tensor
-    pose: Tensor
+    to_image: Tensor
     centres: Tensor
     masses: Tensor
 
 
-def feature_velocity(moving: Tensor, fixed: Tensor, widths: Widths, kernels: Kernels) -> Tensor:
-    """Velocity on a grid of twice the density of the feature maps (1, M, n, n, n), in voxels of that grid."""
-    return upsampled(symmetric_velocity(moving, fixed, widths, kernels, batch=True))
+def barycentres(features: Tensor, shape: Sequence[int], voxel: float) -> tuple[Tensor, Tensor]:
+    """Barycentres (1, M, 3) of feature maps in voxels from the centre of a grid, and masses (1, M) in units of MASS.
+
+    Args:
+        features: (1, M, x, y, z), maps over the whole grid.
+        shape: size of the grid in voxels.
+        voxel: voxel size of the maps in millimetres.
+    """
+    masses = features.sum(dim=(2, 3, 4)).double() * (voxel**3 / MASS)
+    return spatial.barycentres(features, shape).double(), masses
+
+
+def feature_velocity(moving: Tensor, fixed: Tensor, widths: Widths, kernels: Kernels, passes: int) -> Tensor:
+    """Velocity (N, 3, X, Y, Z) in voxels from feature maps (N, M, X, Y, Z) of both images.
+
+    Every pass but the first sees the maps warped half-way by what was found before, so that the sum still changes
+    its sign when the images are swapped. Gradients, where wanted, flow through the last pass only.
+    """
+    with torch.no_grad():
+        velocity = None
+        for _ in range(passes - 1):
+            velocity = _look_again(moving, fixed, velocity, widths, kernels)
+    return _look_again(moving, fixed, velocity, widths, kernels)
+
+
+def _look_again(moving: Tensor, fixed: Tensor, velocity: Tensor | None, widths: Widths, kernels: Kernels) -> Tensor:
+    """One more pass on top of a velocity."""
+    if velocity is None:
+        return symmetric_velocity(moving, fixed, widths, kernels, batch=True)
+    forward, backward = (spatial.integrate(v, HALF_STEPS) for v in (velocity / 2, -velocity / 2))
+    return velocity + symmetric_velocity(spatial.warp(moving, forward), spatial.warp(fixed, backward), widths,
+                                         kernels, batch=True)
 
 
 def upsampled(field: Tensor) -> Tensor:

@@ -167,9 +167,15 @@ class HyperUNet(nn.Module):
         self.dense = nn.ModuleList(dense)
         layers = [HyperConvolution(units[-1], i, o) for i, o in widths.layers()]
         self.hyper = nn.ModuleList(layers)
-        for layer in dense:  # a unit that is silent for all lambdas could never learn
-            nn.init.uniform_(layer.bias, 0.1, 0.5)
-        with torch.no_grad():  # start near the identity transform
+        with torch.no_grad():
+            for layer in dense:  # a unit that is silent for all lambdas could never learn
+                layer.bias.uniform_(0.1, 0.5)
+            # each unit of the first layer starts as a hinge with its corner inside (0, 1), in turn rising and falling
+            side = torch.where(torch.arange(units[0]) % 2 == 0, 1.0, -1.0)
+            corner = (torch.arange(units[0]) // 2 + 1) / ((units[0] + 1) // 2 + 1)
+            dense[0].weight.copy_(2 * side[:, None])
+            dense[0].bias.copy_(-2 * side * corner)
+            # start near the identity transform
             layers[-1].kernel_bias.mul_(0.1)
             layers[-1].kernel.mul_(0.1)
 

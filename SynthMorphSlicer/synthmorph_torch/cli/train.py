@@ -19,7 +19,8 @@ DESCRIPTION = """\
 Train networks, and put them into a file for -w.
 
   detector      the feature detector of a compact model, which finds the affine transform
-  deformable    the network of a compact model that finds the warp; needs a trained detector
+  segmenter     a closer look at the head that the detector has found; needs a trained detector
+  deformable    the network of a compact model that finds the warp; needs a trained segmenter
   voxelmorph    a network on images alone: scans of one contrast, skull-stripped and affinely aligned
   export        write a compact model (--data must be that of its training), or a VoxelMorph network
 
@@ -29,8 +30,10 @@ Training keeps a log, curves and a checkpoint in OUT. Running the same command a
 EPILOG = f"""\
 examples
   {PROGRAM} train detector --data maps/ --out training/detector --minutes 120
-  {PROGRAM} train deformable --data maps/ --out training/warp --detector training/detector --minutes 240
-  {PROGRAM} train export --data maps/ --detector training/detector --deformable training/warp --out model.safetensors
+  {PROGRAM} train segmenter --data maps/ --out training/segmenter --detector training/detector --minutes 120
+  {PROGRAM} train deformable --data maps/ --out training/warp --segmenter training/segmenter --minutes 240
+  {PROGRAM} train export --data maps/ --detector training/detector --segmenter training/segmenter \\
+            --deformable training/warp --out model.safetensors
   {PROGRAM} -w model.safetensors -o moved.nii.gz moving.nii.gz fixed.nii.gz
 
   {PROGRAM} train voxelmorph --data scans/ --out training/voxelmorph --minutes 240
@@ -38,14 +41,15 @@ examples
   {PROGRAM} -m deform -w voxelmorph.safetensors --labels atlas.nii.gz parcels.nii.gz moving.nii.gz fixed.nii.gz"""
 
 # folders of earlier trainings that go with each kind
-FOLDERS: dict[str, list[set[str]]] = {"detector": [set()], "deformable": [{"detector"}], "voxelmorph": [set()],
-                                      "export": [{"detector", "deformable"}, {"voxelmorph"}]}
+FOLDERS: dict[str, list[set[str]]] = {
+    "detector": [set()], "segmenter": [{"detector"}], "deformable": [{"segmenter"}], "voxelmorph": [set()],
+    "export": [{"detector", "segmenter", "deformable"}, {"voxelmorph"}]}
 IMAGES = (".nii.gz", ".nii", ".mgz", ".nrrd", ".mha")
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("what", metavar="WHAT", type=one_of("detector", "deformable", "voxelmorph", "export"),
-                        help="detector, deformable, voxelmorph or export")
+    parser.add_argument("what", metavar="WHAT", type=one_of(*FOLDERS),
+                        help="detector, segmenter, deformable, voxelmorph or export")
     parser.add_argument("--data", metavar="DIR", type=Path, help="folder of label maps; for voxelmorph, of scans")
     parser.add_argument("--out", metavar="OUT", type=Path, required=True,
                         help="folder of the training, or file to export to")
@@ -73,6 +77,7 @@ def add_arguments(parser: Parser) -> None:
                         help="weight of the roughness of warps (default: 1 for correlation, 0.02 for mse)")
     trained = parser.add_argument_group("trained networks")
     trained.add_argument("--detector", metavar="DIR", type=Path, help="folder of the detector's training")
+    trained.add_argument("--segmenter", metavar="DIR", type=Path, help="folder of the segmenter's training")
     trained.add_argument("--deformable", metavar="DIR", type=Path, help="folder of the deformable network's training")
     trained.add_argument("--voxelmorph", metavar="DIR", type=Path, help="folder of a VoxelMorph training")
     add_verbose(parser)
@@ -121,10 +126,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse options that do not fit what is to be done."""
-    given = {name for name in ("detector", "deformable", "voxelmorph") if getattr(options, name)}
+    given = {name for name in ("detector", "segmenter", "deformable", "voxelmorph") if getattr(options, name)}
     if given not in FOLDERS[options.what]:
-        hint = {"deformable": "needs a trained detector: give --detector DIR and no other folder of a training",
-                "export": "needs trainings: give --detector DIR and --deformable DIR, or --voxelmorph DIR"
+        hint = {"segmenter": "needs a trained detector: give --detector DIR and no other folder of a training",
+                "deformable": "needs a trained segmenter: give --segmenter DIR and no other folder of a training",
+                "export": "needs trainings: give --detector, --segmenter and --deformable DIR, or --voxelmorph DIR"
                 }.get(options.what, "starts from nothing: leave out " + " and ".join(f"--{n}" for n in sorted(given)))
         raise UsageError(f"'train {options.what}' {hint}.")
     if not options.data and given != {"voxelmorph"}:
@@ -137,13 +143,14 @@ def _task(options: argparse.Namespace, paths: tuple[list[Path], list[Path]], pla
     """What to train, with its data read."""
     if options.what == "voxelmorph":
         return _voxelmorph(options, paths, place)
-    from ..training.export import load_trained_detector
+    from ..training.export import load_trained
     from ..training.synthesis import load_subjects
     from ..training.tasks import make_task
 
-    detector = load_trained_detector(options.detector) if options.detector else None
+    earlier = next((load_trained(folder, name) for name in ("detector", "segmenter")
+                    if (folder := getattr(options, name))), None)
     training, validation = (load_subjects(half, place) for half in paths)
-    return make_task(options.what, training, validation, place, detector)
+    return make_task(options.what, training, validation, place, earlier)
 
 
 def _voxelmorph(options: argparse.Namespace, paths: tuple[list[Path], list[Path]], place: torch.device) -> Task[Any]:
@@ -173,6 +180,7 @@ def _export(options: argparse.Namespace) -> int:
         from ..training.synthesis import load_subjects, mean_centroids
 
         training, _ = training_files(options.data, options.validation)
-        export(options.detector, options.deformable, mean_centroids(load_subjects(training)), options.out)
+        folders = {name: getattr(options, name) for name in ("detector", "segmenter", "deformable")}
+        export(folders, mean_centroids(load_subjects(training)), options.out)
     print(f"Wrote {options.out}")
     return 0

@@ -13,11 +13,12 @@ from ..loader import COMPACT_FORMAT, VOXELMORPH_FORMAT
 from ..models import CompactNetworks
 from ..networks import AffineDetector, HyperUNet, UNet
 from ..weights import write_safetensors
-from .tasks import DEFORMABLE_UNITS, DEFORMABLE_WIDTHS, DETECTOR_WIDTHS
+from .tasks import DEFORMABLE_UNITS, DEFORMABLE_WIDTHS, DETECTOR_WIDTHS, SEGMENTER_WIDTHS
 from .train import read_checkpoint
 from .voxelmorph import WIDTHS, VoxelMorphTask
 
-GEOMETRY = ("spacing", "detector_pool", "mid_spacing", "mid_size")
+GEOMETRY = ("spacing", "detector_pool", "mid_spacing", "mid_shape", "passes")
+MAPS = {"detector": DETECTOR_WIDTHS, "segmenter": SEGMENTER_WIDTHS}
 
 
 def averaged_weights(folder: Path) -> dict[str, Tensor]:
@@ -25,15 +26,15 @@ def averaged_weights(folder: Path) -> dict[str, Tensor]:
     return read_checkpoint(Path(folder))["average"]
 
 
-def load_trained_detector(folder: Path) -> AffineDetector:
-    """The detector of a training folder, with averaged weights.
+def load_trained(folder: Path, name: str) -> AffineDetector:
+    """The ``detector`` or ``segmenter`` of a training folder, with averaged weights.
 
     Raises:
-        WeightsError: the folder is not that of a detector's training.
+        WeightsError: the folder is not that of such a training.
     """
-    detector = AffineDetector(DETECTOR_WIDTHS, softmax=True)
-    _fill(detector, averaged_weights(folder), folder, "detector")
-    return detector
+    network = AffineDetector(MAPS[name], softmax=True)
+    _fill(network, averaged_weights(folder), folder, name)
+    return network
 
 
 def _fill(network: nn.Module, weights: dict[str, Tensor], folder: Path, name: str) -> None:
@@ -44,27 +45,28 @@ def _fill(network: nn.Module, weights: dict[str, Tensor], folder: Path, name: st
                            "belongs to which.") from None
 
 
-def export(detector: Path, deformable: Path, template: Tensor, output: Path) -> None:
-    """Write both networks of two training folders in half precision, with all that is needed to build them.
+def export(folders: dict[str, Path], template: Tensor, output: Path) -> None:
+    """Write the networks of three training folders in half precision, with all that is needed to build them.
 
     Half precision loses nothing that a registration can show and halves the download.
 
     Args:
-        detector, deformable: training folders.
+        folders: training folders of "detector", "segmenter" and "deformable".
         template: (M, 3) mean barycentres of the structures, RAS millimetres (see :func:`.synthesis.mean_centroids`).
         output: the file to write.
 
     Raises:
         WeightsError: a folder holds no training, or that of another network.
     """
-    weights = {"detector": averaged_weights(detector), "deformable": averaged_weights(deformable)}
-    _fill(AffineDetector(DETECTOR_WIDTHS), weights["detector"], detector, "detector")
-    _fill(HyperUNet(DEFORMABLE_WIDTHS, DEFORMABLE_UNITS), weights["deformable"], deformable, "deformable network")
     tensors = {"template": torch.stack([-template[:, 0], -template[:, 2], template[:, 1]], 1).float()}  # LIA axes
-    for prefix, values in weights.items():
-        tensors.update(_halved(values, prefix))
-    config = {"detector": dataclasses.asdict(DETECTOR_WIDTHS), "deformable": dataclasses.asdict(DEFORMABLE_WIDTHS),
-              "units": DEFORMABLE_UNITS, **{name: getattr(CompactNetworks, name) for name in GEOMETRY}}
+    for name, folder in folders.items():
+        network = AffineDetector(MAPS[name]) if name in MAPS else HyperUNet(DEFORMABLE_WIDTHS, DEFORMABLE_UNITS)
+        weights = averaged_weights(folder)
+        _fill(network, weights, folder, f"{name} network")
+        tensors.update(_halved(weights, name))
+    config = {**{name: dataclasses.asdict(widths) for name, widths in MAPS.items()},
+              "deformable": dataclasses.asdict(DEFORMABLE_WIDTHS), "units": DEFORMABLE_UNITS,
+              **{name: getattr(CompactNetworks, name) for name in GEOMETRY}}
     output.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": COMPACT_FORMAT, "config": json.dumps(config), "licence": "Apache-2.0"}
     write_safetensors(output, tensors, metadata)

@@ -1,4 +1,4 @@
-"""What is trained: the detector and the deformable network of the compact model.
+"""What is trained: the detector, the segmenter and the deformable network of the compact model.
 
 A task owns a network and knows how to draw a batch, compute its loss and validate. :mod:`.train` runs any of them.
 """
@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import spatial
 from ..errors import UsageError
-from ..models import MID_SHAPE, MID_SPACING, pooled, translation, upsampled
-from ..networks import AffineDetector, HyperUNet, Widths, symmetric_velocity
+from ..models import MID_SHAPE, MID_SPACING, PASSES, feature_velocity, translation, upsampled
+from ..networks import AffineDetector, HyperUNet, Widths
 from . import losses, synthesis
 from .synthesis import NONE, Subject
 
 DETECTOR_WIDTHS = Widths(1, (16, 32, 64, 128), (128, 96, 64), (48,), NONE + 1)
 SEGMENTER_WIDTHS = Widths(1, (16, 32, 64, 128), (128, 96, 64, 48), (24,), NONE + 1)
-DEFORMABLE_WIDTHS = Widths(2 * NONE, (32, 48, 48), (48, 48, 48), (32, 32), 3)
-DEFORMABLE_UNITS = (32, 32, 32, 4)
+DEFORMABLE_WIDTHS = Widths(2 * NONE, (32, 48, 64), (64, 48, 48), (32, 32), 3)
+DEFORMABLE_UNITS = (2,)
 
 Example = TypeVar("Example")
 
@@ -45,6 +46,10 @@ class Task(Generic[Example]):
 
     def draw(self, examples: Sequence[Example]) -> Example:
         return examples[int(torch.randint(len(examples), (1,)))]
+
+    def slow_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the network that learn at a hundredth of the rate."""
+        return []
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         """Loss of a fresh random batch and figures to log."""
@@ -129,96 +134,101 @@ class SegmenterTask(DetectorTask):
 class Scan:
     """One synthesized scan as the deformable network meets it.
 
-    ``features`` are the detector's maps (1, M, 32, 32, 32); ``points`` the positions of the detector's grid in the
-    subject's label map (1, 3, 64, 64, 64), from which its structures can be read on any grid.
+    ``maps`` are the segmenter's probabilities at half the density of the grid, (1, M, X/2, Y/2, Z/2);
+    ``structures`` the truth on the grid, (1, X, Y, Z) int64.
     """
 
-    subject: Subject
-    features: Tensor
-    points: Tensor
+    maps: Tensor
+    structures: Tensor
 
 
 @dataclass
 class DeformableTask(Task[Subject]):
-    """Velocity field between the detector's maps of two people, aligned but for a small residual affine.
+    """Velocity field between the segmenter's maps of two people, aligned but for a small residual affine.
 
     Lambda is drawn at random and fed to the hypernetwork; loss = (1 - lambda) overlap + lambda smoothness. Scans are
     kept in a pool, so that each step synthesizes one and pairs it with others.
 
-    The network works on the feature maps of the frozen detector and not on images: maps of named structures look
+    The network works on the feature maps of the frozen segmenter and not on images: maps of named structures look
     alike in any contrast. Two attempts to learn from images on a CPU did not leave zero displacement: overlap alone
     (330 steps), and overlap with known warps and an auxiliary segmentation head (515 steps).
     """
 
     network: HyperUNet
-    detector: AffineDetector | None = None
-    mid_size: int = 64
-    mid_spacing: float = 3.0
+    segmenter: AffineDetector | None = None
+    shape: tuple[int, int, int] = MID_SHAPE
+    spacing: float = MID_SPACING
+    batch: int = 2
     steps: int = 5
+    passes: int = PASSES
     pool_size: int = 24
 
     def __post_init__(self) -> None:
         self.template = synthesis.mean_centroids(self.training)
         self.pool: list[Scan] = []
 
+    def slow_parameters(self) -> list[nn.Parameter]:
+        """The layers that see lambda, which must not fall silent before the rest has learnt anything."""
+        return list(self.network.dense.parameters())
+
     @torch.no_grad()
     def scan(self, subjects: Sequence[Subject]) -> Scan:
         """A new scan of a random subject in about the upright pose of the template."""
-        assert self.detector is not None
+        assert self.segmenter is not None
         subject = self.draw(subjects)
         residual = synthesis.random_affine(3, 4, 0.04, 0.04, self.device)
-        to_subject = synthesis.aligned(subject, self.template) @ residual
-        points = synthesis.place(subject, self.grid, self.spacing, to_subject, warp_mm=3.0)
-        image, _ = synthesis.render(subject, points, self.spacing)
+        to_subject = synthesis.aligned(subject, self.template) @ translation(self.template.mean(0)) @ residual
+        points = synthesis.place(subject, self.shape, self.spacing, to_subject, warp_mm=3.0)
+        image, structures = synthesis.render(subject, points, self.spacing)
         with self.autocast():
-            features = self.detector(image)
-        return Scan(subject, features.float(), points)
+            maps = self.segmenter(image)
+        return Scan(F.avg_pool3d(maps.float(), 2), structures)
 
-    def pair(self) -> tuple[Scan, Scan]:
-        """Two scans of the pool, one of them new."""
+    def pairs(self) -> tuple[list[Scan], list[Scan]]:
+        """A new scan with several of the pool, in either order."""
         while len(self.pool) < min(self.pool_size, 8):
             self.pool.append(self.scan(self.training))
-        new, other = self.scan(self.training), self.pool[int(torch.randint(len(self.pool), (1,)))]
+        new = self.scan(self.training)
+        others = [self.pool[int(k)] for k in torch.randperm(len(self.pool))[:self.batch]]
         if len(self.pool) < self.pool_size:
             self.pool.append(new)
         else:
             self.pool[int(torch.randint(len(self.pool), (1,)))] = new
-        return (new, other) if torch.rand(1) < 0.5 else (other, new)
+        sides = [(new, other) if torch.rand(1) < 0.5 else (other, new) for other in others]
+        return [a for a, _ in sides], [b for _, b in sides]
 
-    def view(self, scan: Scan, pose: Tensor) -> tuple[Tensor, Tensor]:
-        """Feature maps (1, M, n/2, n/2, n/2) and structures (1, n, n, n) of a scan on the mid-space grid."""
-        axes = synthesis.network_axes
-        to_grid = torch.linalg.inv(axes(self.grid, self.spacing, self.device)) @ pose
-        mid = axes(self.mid_size, self.mid_spacing, self.device)
-        factor = self.grid / scan.features.shape[2]
-        half = torch.linalg.inv(pooled(2.0, self.device))
-        maps = spatial.resample(scan.features, pooled(factor, self.device) @ to_grid @ mid @ half,
-                                (self.mid_size // 2,) * 3)
-        points = spatial.resample(scan.points, to_grid @ mid, (self.mid_size,) * 3, fill=None)
-        return maps, synthesis.structures_at(scan.subject, points)
-
-    def _terms(self, pair: tuple[Scan, Scan], regularization: float) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Dissimilarity, roughness, velocity, and both images' structures."""
-        pose = synthesis.random_affine(4, 4, 0.1, 0.04, self.device)
-        (maps_a, a), (maps_b, b) = (self.view(scan, pose) for scan in pair)
+    def _terms(self, moving: list[Scan], fixed: list[Scan], regularization: float, passes: int
+               ) -> tuple[Tensor, Tensor, Tensor]:
+        """Dissimilarity, roughness and velocity (N, 3, X/2, Y/2, Z/2)."""
+        maps = [torch.cat([scan.maps for scan in side]) for side in (moving, fixed)]
+        a, b = (torch.cat([scan.structures for scan in side]) for side in (moving, fixed))
         kernels = self.network.bake(regularization)
         with self.autocast():
-            velocity = symmetric_velocity(maps_a, maps_b, self.network.widths, kernels, batch=True)
+            velocity = feature_velocity(maps[0], maps[1], self.network.widths, kernels, passes)
         # integrating on the coarse grid of the maps costs an eighth, and the field is smooth
         forward, backward, rough = flow(velocity, self.steps)
         unlike = (losses.overlap_loss(a, b, upsampled(forward), NONE)
                   + losses.overlap_loss(b, a, upsampled(backward), NONE))
-        return unlike / 2, rough, velocity, [a, b]
+        return unlike / 2, rough, velocity
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         regularization = float(torch.rand(1))
-        unlike, rough, _, _ = self._terms(self.pair(), regularization)
+        # each pass learns by itself, from where those before it have left off
+        passes = int(torch.randint(1, self.passes + 1, (1,)))
+        unlike, rough, _ = self._terms(*self.pairs(), regularization, passes)
         return (1 - regularization) * unlike + regularization * rough, {"dice": 1 - float(unlike.detach())}
 
     def validation_figures(self) -> dict[str, float]:
-        unlike, _, velocity, (a, b) = self._terms((self.scan(self.validation), self.scan(self.validation)), 0.5)
-        before = losses.overlap_loss(a, b, torch.zeros_like(upsampled(velocity)), NONE)
-        return {"dice_before": 1 - float(before), "dice": 1 - float(unlike), **regularity(velocity)}
+        pair = [self.scan(self.validation)], [self.scan(self.validation)]
+        unlike, _, velocity = self._terms(*pair, 0.5, self.passes)
+        before = losses.overlap_loss(pair[0][0].structures, pair[1][0].structures,
+                                     torch.zeros_like(upsampled(velocity)), NONE)
+        figures = {"dice_before": 1 - float(before), "dice": 1 - float(unlike)}
+        for regularization in (0.1, 0.9):
+            unlike, _, velocity = self._terms(*pair, regularization, self.passes)
+            spread = regularity(velocity)["sd_log_jacobian"]
+            figures |= {f"dice_{regularization}": 1 - float(unlike), f"sd_log_jacobian_{regularization}": spread}
+        return figures
 
 
 def flow(velocity: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,16 +245,31 @@ def regularity(velocity: Tensor) -> dict[str, float]:
 
 
 def make_task(name: str, training: Sequence[Subject], validation: Sequence[Subject], device: torch.device,
-              detector: AffineDetector | None = None) -> Task[Subject]:
-    """Task ``detector`` or ``deformable`` with the widths of the compact model; the latter needs a trained detector."""
+              trained: AffineDetector | None = None) -> Task[Subject]:
+    """Task ``detector``, ``segmenter`` or ``deformable`` with the widths of the compact model.
+
+    The segmenter starts from a ``trained`` detector, the deformable network works on the maps of a trained segmenter.
+    """
     if name == "detector":
-        network = AffineDetector(DETECTOR_WIDTHS, softmax=True).to(device)
-        return DetectorTask(network, training, validation, device)
-    if detector is None:
-        raise UsageError("Training the deformable network needs a trained detector: train that first.")
-    detector = detector.to(device).requires_grad_(False).eval()
+        return DetectorTask(AffineDetector(DETECTOR_WIDTHS, softmax=True).to(device), training, validation, device)
+    if trained is None:
+        earlier = {"segmenter": "detector", "deformable": "segmenter"}[name]
+        raise UsageError(f"Training the {name} needs a trained {earlier}: train that first.")
+    if name == "segmenter":
+        network = AffineDetector(SEGMENTER_WIDTHS, softmax=True)
+        adopt(network, trained)
+        return SegmenterTask(network.to(device), training, validation, device)
+    segmenter = trained.to(device).requires_grad_(False).eval()
     return DeformableTask(HyperUNet(DEFORMABLE_WIDTHS, DEFORMABLE_UNITS).to(device), training, validation, device,
-                          detector=detector)
+                          segmenter=segmenter)
+
+
+@torch.no_grad()
+def adopt(segmenter: AffineDetector, detector: AffineDetector) -> None:
+    """Start the segmenter from the layers that it shares with the detector: all but the detector's last."""
+    for mine, theirs in zip(segmenter.kernels(), detector.kernels()[:-1], strict=False):
+        for parameter, value in zip(mine, theirs, strict=True):
+            parameter.copy_(value)
 
 
 def cosine(fraction: float) -> float:

@@ -15,6 +15,7 @@ from .tasks import Task, cosine
 
 Figures = dict[str, float]
 CHECKPOINT = "checkpoint.pt"
+SLOW = 0.01  # share of the learning rate for a task's slow parameters
 
 
 class Trainer:
@@ -29,7 +30,10 @@ class Trainer:
         self.clock = clock
         self.task, self.folder, self.budget, self.rate = task, Path(folder), 60 * minutes, rate
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.optimizer = torch.optim.Adam(task.network.parameters(), lr=rate)
+        slow = task.slow_parameters()
+        others = [p for p in task.network.parameters() if all(p is not s for s in slow)]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": slow, "share": SLOW}]
+        self.optimizer = torch.optim.Adam(groups if slow else groups[:1], lr=rate)
         self.average = {k: v.clone() for k, v in task.network.state_dict().items()}
         self.step, self.elapsed = 0, 0.0
         self.history: list[Figures] = []
@@ -78,7 +82,7 @@ class Trainer:
 
     def _train_step(self) -> Figures:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * cosine(self.elapsed / self.budget)
+            group["lr"] = self.rate * group.get("share", 1.0) * cosine(self.elapsed / self.budget)
         loss, figures = self.task.loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -125,7 +125,7 @@ class PaintedTask(VoxelMorphTask[Subject]):
     def _view(self, subject: Subject, means: Tensor) -> tuple[Tensor, Tensor]:
         residual = synthesis.random_affine(2, 2, 0.02, 0.02, self.device)
         to_subject = synthesis.aligned(subject, self.template) @ residual
-        points = synthesis.place(subject, self.grid, self.spacing, to_subject, warp_mm=0.0)
+        points = synthesis.place(subject, (self.grid,) * 3, self.spacing, to_subject, warp_mm=0.0)
         image = normalise(spatial.sample(synthesis.paint(subject, means), points, fill=0.0))
         return image, synthesis.structures_at(subject, points)
 
