@@ -9,12 +9,14 @@ import vtk
 from slicer.i18n import tr as _
 
 from . import environment
-from .logic import OUTPUTS, InputError
+from .import_section import ImportSection
+from .job import OUTPUTS, InputError
 from .parameters import SynthMorphParameterNode
 from .review_section import ReviewSection
 from .setup_section import SetupSection
 
 POLL_MILLISECONDS = 50
+DOUBLE_CLICK_SECONDS = 0.4  # in which the second click on Register does not mean Cancel
 FOLLOW_MILLISECONDS = 150  # between two lambdas sent to the worker while the slider moves
 STAGES = {"loading model": _("Loading the model"), "preparing images": _("Preparing the images"),
           "affine transform": _("Affine transform"), "deformable transform": _("Deformable transform"),
@@ -39,7 +41,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._getParameterNode, self._isEntered = getParameterNode, isEntered
         self._guiTag = None
         self._started = 0.0
-        self._stage = ""
+        self._stage = self._whenCancelled = ""
         self._followed = None  # lambda of the shown result
         self._updating = False
         self._pollTimer, self._followTimer = qt.QTimer(), qt.QTimer()
@@ -50,6 +52,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._shownDevices = None
         self.setupSection = SetupSection(self.ui, logic, self)
         self.reviewSection = ReviewSection(self.ui, logic, self)
+        self.importSection = ImportSection(self.ui, logic, self)
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
@@ -68,7 +71,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def exit(self):
         self.reviewSection.exit()
         self.setParameterNode(None)
-        if not self.logic.isBusy():
+        if not self._isWorking():
             self._pollTimer.stop()
 
     def cleanup(self):
@@ -76,6 +79,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._followTimer.stop()
         self.setParameterNode(None)
         self.removeObservers()
+        self.setupSection.close()
         self.logic.close()
 
     def setParameterNode(self, node):
@@ -172,7 +176,8 @@ class Panel(slicer.util.VTKObservationMixin):
         if self.parameters is None:
             return _("No scene is open.")
         if not environment.isReady():
-            return _("PyTorch is missing: install it in the Setup section.")
+            return (_("PyTorch is being installed.") if self.setupSection.isInstalling() else
+                    _("PyTorch is missing: install it in the Setup section."))
         parameters = self.parameters
         wanted = {name: ("" if node is True else node.GetID()) for name, node in self.wanted().items()}
         return self.logic.problem(parameters.fixedVolume, parameters.movingVolume, wanted, parameters.initialTransform,
@@ -208,14 +213,16 @@ class Panel(slicer.util.VTKObservationMixin):
                                              _("Bring the moving volume onto the fixed one"))
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
         self.reviewSection.update(parameters)
+        self.importSection.update()
 
     # Register and Cancel
 
     def onApplyButton(self, checked=False):
         """Register, or cancel what is under way."""
         if self.logic.isBusy():
-            self.logic.cancel()
-            self.showStatus(_("Cancelled; the scene is as it was."))
+            if time.monotonic() - self._started > DOUBLE_CLICK_SECONDS:
+                self.logic.cancel()
+                self.showStatus(self._whenCancelled)
             return
         parameters = self.parameters
         self.logic.keepTemporaryFiles = parameters.keepTemporaryFiles
@@ -273,15 +280,24 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onPoll(self):
         self.logic.poll()
         self._showDevices()
-        if self.logic.isBusy():
+        self.setupSection.poll()
+        if self._isWorking():
             self.ui.statusLabel.text = _("{stage}, {seconds:.0f} s").format(
                 stage=self._stage, seconds=time.monotonic() - self._started)
         elif not self._isEntered():
             self._pollTimer.stop()
 
-    def watch(self, stage):
-        """Show that something has been started."""
+    def _isWorking(self):
+        return self.logic.isBusy() or self.setupSection.isInstalling()
+
+    def watch(self, stage, indefinite=False, whenCancelled=""):
+        """Show that something has been started.
+
+        :param indefinite: nobody can say how far it is.  :param whenCancelled: what to say if the user cancels it.
+        """
         self._started, self._stage = time.monotonic(), stage
+        self._whenCancelled = whenCancelled or _("Cancelled; the scene is as it was.")
+        self.ui.progressBar.maximum = 0 if indefinite else 100
         self.ui.errorLabel.visible = self.ui.detailsButton.visible = self.ui.detailsButton.checked = False
         self.ui.progressBar.value = 0
         self.ui.progressBar.visible = True

@@ -28,7 +28,7 @@ def layersOf(node, referenceVolume):
     :return: list of layers, and list of (ID, segment) of the segments that are empty.
     """
     segmentation = _onVoxels(node, referenceVolume)
-    parent = scene.parentToWorld(node)
+    parent = scene.detached(node)
     layers, empty = [], []
     for index in range(segmentation.GetNumberOfLayers(BINARY)):
         identifiers = segmentation.GetSegmentIDsForLayer(index, BINARY)

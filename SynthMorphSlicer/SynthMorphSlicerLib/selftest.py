@@ -4,7 +4,7 @@ import numpy as np
 import slicer
 import vtk
 
-from . import environment, review, scene, segments
+from . import environment, measures, scene, segments
 
 SHIFT = np.array([10.0, 0.0, 0.0])  # RAS mm
 
@@ -51,7 +51,7 @@ def checkSigns(test):
     world = [0.0] * 3
     markups.GetNthControlPointPositionWorld(0, world)
     np.testing.assert_allclose(world, [0, 0, 0], atol=0.01)
-    test.assertTrue(review.valuesAt((0, 0, 0), node, None).startswith("displacement 10.0 mm"))
+    test.assertTrue(measures.valuesAt((0, 0, 0), node, None).startswith("displacement 10.0 mm"))
 
 
 def checkRegistration(test, logic):

@@ -149,6 +149,10 @@ class Application:
     def startupEnvironment(self):
         return Environment(os.environ)
 
+    def clipboard(self):
+        from PySide6 import QtGui
+        return QtGui.QGuiApplication.clipboard()
+
     def testingEnabled(self):
         return True
 

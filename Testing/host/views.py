@@ -145,9 +145,19 @@ class LayoutManager:
         self._slices = {name: SliceWidget(name, orientation, applicationLogic, scene) for name, orientation in
                         (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal"))}
         self._threeD = ThreeDWidget(applicationLogic, scene)
+        self._applicationLogic, self._scene = applicationLogic, scene
         self._layoutLogic = slicer.vtkMRMLLayoutLogic()
         self._layoutLogic.SetMRMLScene(scene)
-        self._applicationLogic = applicationLogic
+        self._layoutLogic.GetLayoutNode().AddObserver(vtk.vtkCommand.ModifiedEvent, self._onLayoutChanged)
+
+    def _onLayoutChanged(self, layoutNode, event):
+        """Make the slice views that a layout needs, as Slicer does; they stay when the layout goes."""
+        wanted = self._layoutLogic.GetViewNodes()
+        for index in range(wanted.GetNumberOfItems()):
+            node = wanted.GetItemAsObject(index)
+            if node.IsA("vtkMRMLSliceNode") and node.GetLayoutName() not in self._slices:
+                self._slices[node.GetLayoutName()] = SliceWidget(node.GetLayoutName(), node.GetOrientation(),
+                                                                 self._applicationLogic, self._scene)
 
     def sliceViewNames(self):
         return tuple(self._slices)
