@@ -6,54 +6,7 @@ import time
 
 import pytest
 from conftest import DATA
-from workplace import loadVolume, needsTorch, strangeWorker, twoHeads
-
-
-@pytest.fixture
-def panel(host, module, monkeypatch):
-    """The panel as a user finds it: entered, empty scene."""
-    import slicer
-    from SynthMorphSlicerLib import environment
-    monkeypatch.setattr(environment, "isReady", lambda: True)
-    widget = module.widgetRepresentation()
-    slicer.mrmlScene.Clear(0)
-    if not widget.isEntered:
-        widget.enter()
-    panel = widget.self().panel
-    panel.ui.setupCollapsibleButton.collapsed = True
-    panel._followed = panel.parameters.regularization
-    yield panel
-    panel.logic.cancel()
-    slicer.mrmlScene.Clear(0)
-    widget.exit()
-
-
-@pytest.fixture
-def ready(panel):
-    """Two volumes chosen, the fast settings set, everything by the widgets."""
-    fixed, moving = twoHeads()
-    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
-    panel.ui.movingVolumeSelector.setCurrentNode(moving)
-    panel.ui.modelComboBox.currentIndex = panel.ui.modelComboBox.findText("Compact (comes with this extension)")
-    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
-    panel.ui.refinementSpinBox.value = 0
-    return panel
-
-
-def outputNodes():
-    import slicer
-    nodes = slicer.mrmlScene.GetNodes()
-    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
-    return {node.GetName() for node in found if node.GetAttribute("SynthMorph.lambda")}
-
-
-def finished(host, panel, seconds=180):
-    assert host.wait(lambda: not panel.logic.isBusy(), seconds)
-    host.wait(lambda: False, 0.1)
-
-
-def error(panel):
-    return panel.ui.errorLabel.text if panel.ui.errorLabel.visible or not panel.ui.errorLabel.isHidden() else ""
+from workplace import error, finished, loadVolume, needsTorch, outputNodes, strangeWorker, twoHeads
 
 
 # What is missing
