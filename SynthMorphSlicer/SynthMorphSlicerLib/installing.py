@@ -122,12 +122,13 @@ def description():
             "extension, and Slicer has to be restarted then.")))
     hasGPU = shutil.which("nvidia-smi") is not None
     download, disk = SIZES[hasGPU]
-    sizes = _("The button downloads it through the PyTorch extension into this Slicer: about {download} GB for {device}, "
-              "{disk} GB on the disk, where {free:.0f} GB are free.").format(
+    sizes = _("The button downloads it through the PyTorch extension into this Slicer: about {download} GB for "
+              "{device}, {disk} GB on the disk, where {free:.0f} GB are free.").format(
         download=download, disk=disk, device=_("an NVIDIA GPU") if hasGPU else _("the CPU"),
         free=shutil.disk_usage(os.path.dirname(os.__file__)).free / 1e9)
-    waiting = (_("This takes minutes, in which you can go on working, and can be cancelled.") if canInstallInBackground()
-               else _("This takes minutes, in which Slicer does not respond: save your work first."))
+    waiting = (_("This takes minutes, in which you can go on working, and can be cancelled.")
+               if canInstallInBackground() else
+               _("This takes minutes, in which Slicer does not respond: save your work first."))
     return " ".join((missing, sizes, waiting))
 
 

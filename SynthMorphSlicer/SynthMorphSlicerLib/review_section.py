@@ -93,10 +93,14 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         if picture == "checkerboard":
             self.review.showCheckerboard(parameters.fixedVolume, parameters.outputVolume)
         else:
-            front = (parameters.movingVolume if picture == "before" else
-                     parameters.outputJacobian if picture == "jacobian" else
-                     maps.displacement(parameters.outputTransform, parameters.fixedVolume) if picture == "magnitude" else
-                     self._front())
+            if picture == "before":
+                front = parameters.movingVolume
+            elif picture == "jacobian":
+                front = parameters.outputJacobian
+            elif picture == "magnitude":
+                front = maps.displacement(parameters.outputTransform, parameters.fixedVolume)
+            else:
+                front = self._front()
             self.review.showOverlay(parameters.fixedVolume, front, parameters.overlayOpacity, isMap=picture in MAPS)
         self._mark(picture)
 
@@ -218,8 +222,8 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         try:
             measures.writeCSV(self._rows(), path)
         except OSError as error:
-            self.panel.showError({"message": _("The measures could not be written ({why}): choose another place.").format(
-                why=error.strerror), "details": str(error)})
+            message = _("The measures could not be written ({why}): choose another place.").format(why=error.strerror)
+            self.panel.showError({"message": message, "details": str(error)})
             return
         self.panel.showStatus(_("The measures are in '{path}'.").format(path=path))
 

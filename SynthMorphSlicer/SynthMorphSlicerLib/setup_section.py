@@ -102,8 +102,8 @@ class SetupSection:
                       lambda why: self._torchInstalled(installing.failure(why) if why else ""))
 
     def _install(self, stage, commands, onFinished):
-        self.panel.watch(stage, indefinite=True)
         self._installation = installing.Installation(commands, self.panel.log, onFinished)
+        self.panel.watch(stage, indefinite=True)
         self.refresh()
 
     def _torchInstalled(self, message):

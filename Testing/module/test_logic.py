@@ -16,6 +16,7 @@ SHIFT = (8.0, -5.0, 4.0)
 @pytest.fixture
 def logic(module):
     import slicer
+
     import SynthMorphSlicer
     slicer.mrmlScene.Clear(0)
     logic = SynthMorphSlicer.SynthMorphSlicerLogic()

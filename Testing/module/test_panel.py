@@ -8,7 +8,6 @@ import pytest
 from conftest import DATA
 from workplace import error, finished, loadVolume, needsTorch, outputNodes, strangeWorker, twoHeads
 
-
 # What is missing
 
 
