@@ -8,7 +8,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment
+from . import environment, scene
 from .import_section import ImportSection
 from .job import OUTPUTS, InputError
 from .parameters import SynthMorphParameterNode
@@ -42,6 +42,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._guiTag = None
         self._started = 0.0
         self._stage = self._whenCancelled = ""
+        self._pair = (None, None)  # fixed and moving volume that the outputs belong to
         self._followed = None  # lambda of the shown result
         self._updating = False
         self._pollTimer, self._followTimer = qt.QTimer(), qt.QTimer()
@@ -94,6 +95,7 @@ class Panel(slicer.util.VTKObservationMixin):
             self._guiTag = self.parameters.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
             self._showCarried()
+            self._pair = self._chosenPair()
         self._onParametersChanged()
 
     def _onSceneStartClose(self, caller, event):
@@ -192,16 +194,29 @@ class Panel(slicer.util.VTKObservationMixin):
         if self.parameters is None:
             return
         self._showDevices()
+        self._startAfresh()
         if self._hasNewLambda() and not self._followTimer.isActive():
             self._followTimer.start()
 
+    def _chosenPair(self):
+        return self.parameters.fixedVolume, self.parameters.movingVolume
+
+    def _startAfresh(self):
+        """Another pair of volumes makes new outputs, and leaves alone those that belong to the pair of before."""
+        pair = self._chosenPair()
+        if pair == self._pair or None in pair:
+            return
+        self._pair = pair
+        for name in OUTPUTS:
+            node = getattr(self.parameters, f"output{name.capitalize()}")
+            if node is not None and scene.originOf(node) not in ((None, None), pair):
+                setattr(self.parameters, f"output{name.capitalize()}", None)
+
     def _hasNewLambda(self):
         """True if the slider asks for another lambda of the registration that is shown."""
-        parameters, job = self.parameters, self.logic.job
+        parameters = self.parameters
         return (parameters is not None and self.logic.canChangeRegularization()
-                and parameters.regularization != self._followed
-                and [parameters.fixedVolume, parameters.movingVolume] ==
-                [slicer.mrmlScene.GetNodeByID(identifier) for identifier in (job.fixedID, job.movingID)])
+                and parameters.regularization != self._followed and _isAbout(self.logic.job, parameters))
 
     def _updateButtons(self):
         ui, parameters = self.ui, self.parameters
@@ -262,15 +277,16 @@ class Panel(slicer.util.VTKObservationMixin):
         job = self.logic.job
         if not self.logic.isBusy():
             self._followed = job.settings.regularization
-        with slicer.util.NodeModify(parameters.parameterNode):
-            for name, node in outputs.items():
-                setattr(parameters, f"output{name.capitalize()}", node)
+        if _isAbout(job, parameters):  # not of a pair that was chosen before the work was done
+            with slicer.util.NodeModify(parameters.parameterNode):
+                for name, node in outputs.items():
+                    setattr(parameters, f"output{name.capitalize()}", node)
         message = _("Registered in {seconds:.1f} s with the {model} model on {device}.").format(
             seconds=job.seconds, model=job.provenance.get("model", ""),
             device=job.provenance.get("device", "").replace("cpu", _("the CPU")))
         self.showStatus(" ".join(filter(None, (message, job.note))))
         self.log(job.reason)
-        if self.parameters is not None:
+        if self.parameters is not None and _isAbout(job, parameters):
             self.reviewSection.showResult()
             if job.preview and not self.logic.isBusy() and not self._hasNewLambda():
                 self._changeLambda(job.settings.regularization, preview=False)  # the slider rests: now in full
@@ -334,3 +350,9 @@ class Panel(slicer.util.VTKObservationMixin):
         """A line in the panel's log (bounded) and in the application's."""
         logging.info("SynthMorph: %s", text)
         self.ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')}  {text}")
+
+
+def _isAbout(job, parameters):
+    """True if a job is about the chosen pair of volumes."""
+    chosen = (parameters.fixedVolume, parameters.movingVolume)
+    return chosen == tuple(slicer.mrmlScene.GetNodeByID(identifier) for identifier in (job.fixedID, job.movingID))

@@ -261,6 +261,12 @@ def subjectHierarchyFolder(name, nodes):
     return folder
 
 
+def originOf(node):
+    """Fixed and moving volume that a node came from, or None and None."""
+    return (node.GetNodeReference(slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole()),
+            node.GetNodeReference(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole()))
+
+
 def setProvenance(nodes, fixedNode, movingNode, values):
     """Write on each node where it came from: the two volumes as references, the settings as attributes."""
     roles = ((slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), fixedNode),

@@ -3,7 +3,9 @@
     python Testing/module/screenshots.py [FOLDER]
 
 Runs the module on the test host and presses its buttons.  The scans are two patients of the open MS data of Ljubljana
-(CC BY, Lesjak et al., Neuroinformatics 2016 and 2017), where the data pack is found, else made-up heads.
+(CC BY, Lesjak et al., Neuroinformatics 2016 and 2017), where the data pack is found, else made-up heads.  One of them
+comes without the skull.  The other's is taken off, by carrying the brain of the first over in a registration of its
+own: a map of how a skull shrinks to nothing would be true, and would show nothing of the brain.
 """
 
 import sys
@@ -14,45 +16,52 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conftest import DATA, MODULE, ROOT  # noqa: E402
 
 SIZE = (420, 420)
-PANEL_SIZE = (470, 900)
+PANEL_SIZE = (470, 960)
 PLACE = (4.0, -20.0, 14.0)  # RAS mm, where the three views meet
+ROWS = (("Red", "Yellow", "Green"), ("Red+", "Yellow+", "Green+"))
 
 
 def main(folder):
     import slicer
     import testhost  # conftest put it on the path, and it sets up the imports below
-    from workplace import loadVolume, twoHeads
     host = testhost.start()
     widget = host.loadModule(str(MODULE)).widgetRepresentation()
     widget.enter()
     panel = widget.self().panel
     ui = panel.ui
-    if DATA is None:
-        fixed, moving = twoHeads()
-    else:
-        fixed = loadVolume(DATA / "multicontrast/msx19_mni_T1_brain.nii.gz", "Patient19-T1")
-        moving = loadVolume(DATA / "multicontrast/ms12_study1_T2W.nii.gz", "Patient12-T2")
+    fixed, moving = twoBrains(panel.logic)
     ui.fixedVolumeSelector.setCurrentNode(fixed)
     ui.movingVolumeSelector.setCurrentNode(moving)
     ui.carriedLabelsSelector.setCheckState(ventricles(moving), 2)
     ui.makeJacobianCheckBox.checked = True
     ui.deviceComboBox.currentIndex = ui.deviceComboBox.findData("cpu")
 
-    for display in (fixed.GetDisplayNode(), moving.GetDisplayNode()):
-        display.SetAutoWindowLevel(True)
     ui.beforeButton.click()
     picture(folder / "before.png")
     ui.applyButton.click()
     assert host.wait(lambda: ui.progressBar.value >= 35, 300)
     grab(widget, folder / "panel-running.png")
-    assert host.wait(lambda: not panel.logic.isBusy(), 300), "the registration takes too long"
+    assert host.wait(lambda: not panel.logic.isBusy(), 900), "the registration takes too long"
     assert not ui.errorLabel.text, ui.errorLabel.text
     ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(False)
     picture(folder / "after.png")
     grab(widget, folder / "panel.png")
+    drawViews(host, ui, folder)
+    widget.exit()
+    widget.self().cleanup()
+    host.close()
+    slicer.mrmlScene.Clear(0)
+
+
+def drawViews(host, ui, folder):
+    """One picture for each way to look at a result."""
     ui.checkerboardButton.click()
     picture(folder / "checkerboard.png")
     ui.overlayButton.click()
+    ui.sideBySideButton.click()
+    host.wait(lambda: False, 0.1)
+    picture(folder / "side-by-side.png", ROWS)
+    ui.sideBySideButton.click()
     ui.opacitySlider.value = 0.7
     ui.jacobianButton.click()
     picture(folder / "jacobian.png")
@@ -63,10 +72,48 @@ def main(folder):
     ui.opacitySlider.value = 0.0
     ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(True)
     picture(folder / "segmentation.png")
-    widget.exit()
-    widget.self().cleanup()
-    host.close()
-    slicer.mrmlScene.Clear(0)
+
+
+def twoBrains(logic):
+    """The fixed and the moving volume, both without the skull, windowed alike."""
+    from workplace import loadVolume, twoHeads
+    if DATA is None:
+        return twoHeads()
+    fixed = loadVolume(DATA / "multicontrast/msx19_mni_T1_brain.nii.gz", "Patient19-T1")
+    moving = loadVolume(DATA / "multicontrast/ms12_study1_T2W.nii.gz", "Patient12-T2")
+    takeSkullOff(logic, moving, fixed)
+    for node in (fixed, moving):
+        window(node)
+    return fixed, moving
+
+
+def takeSkullOff(logic, head, brain):
+    """Blacken what lies outside the brain, as a registration of another's brain finds it."""
+    import numpy as np
+    import slicer
+    mask = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Brain")
+    mask.SetReferenceImageGeometryParameterFromVolumeNode(brain)
+    identifier = mask.GetSegmentation().AddEmptySegment("brain", "Brain", (1, 1, 1))
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        (slicer.util.arrayFromVolume(brain) > 1e-3).astype(np.uint8), mask, identifier, brain)
+    outputs = logic.register(head, brain, outputTransform=None, outputSegmentation=True, carriedLabels=[mask],
+                             device="cpu")
+    carried = slicer.util.arrayFromSegmentBinaryLabelmap(outputs["segmentation"], "brain", head)
+    slicer.util.arrayFromVolume(head)[carried == 0] = 0
+    slicer.util.arrayFromVolumeModified(head)
+    for node in (mask, outputs["segmentation"]):
+        slicer.mrmlScene.RemoveNode(node)
+    logic.close()
+
+
+def window(volumeNode):
+    """From black to the brightest of the brain."""
+    import numpy as np
+    import slicer
+    array = slicer.util.arrayFromVolume(volumeNode)
+    top = float(np.percentile(array[array > 1e-3], 99))
+    volumeNode.GetDisplayNode().SetAutoWindowLevel(False)
+    volumeNode.GetDisplayNode().SetWindowLevel(top, top / 2)
 
 
 def ventricles(volumeNode):
@@ -89,17 +136,20 @@ def ventricles(volumeNode):
     return node
 
 
-def picture(path):
-    """The three slice views side by side."""
+def picture(path, rows=ROWS[:1]):
+    """The slice views in rows."""
     import numpy as np
     import slicer
-    views = [slicer.app.layoutManager().sliceWidget(name) for name in ("Red", "Yellow", "Green")]
-    for view in views:
-        view.picture(SIZE)  # takes its size first, then fits and draws
+    rows = [[slicer.app.layoutManager().sliceWidget(name) for name in row] for row in rows]
+    for row in rows:
+        for view in row:
+            view.picture(SIZE)  # takes its size first, then fits and draws
     slicer.util.setSliceViewerLayers(fit=True)
-    for view in views:
-        view.mrmlSliceNode().JumpSliceByOffsetting(*PLACE)
-    save(np.hstack([view.picture(SIZE) for view in views]), path)
+    for row in rows:
+        for view, first in zip(row, rows[0]):
+            view.mrmlSliceNode().JumpSliceByOffsetting(*PLACE)
+            view.mrmlSliceNode().SetFieldOfView(*first.mrmlSliceNode().GetFieldOfView())
+    save(np.vstack([np.hstack([view.picture(SIZE) for view in row]) for row in rows]), path)
 
 
 def grab(widget, path):

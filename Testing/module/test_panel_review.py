@@ -246,6 +246,21 @@ def test_measures_are_shown_copied_and_saved(panel, tmp_path, monkeypatch):
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
 
 
+def test_another_pair_makes_outputs_of_its_own(panel):
+    """The results of the first pair are left alone, and the buttons that would show them say what is missing."""
+    from SynthMorphSlicerLib.selftest import headVolume
+    ui, parameters = panel.ui, panel.parameters
+    first, moving = parameters.outputVolume, parameters.movingVolume
+    ui.movingVolumeSelector.setCurrentNode(headVolume("another"))
+    assert parameters.outputVolume is None and parameters.outputTransform is None
+    assert ui.checkerboardButton.toolTip == "Register with a moved volume first" and not ui.checkerboardButton.enabled
+    ui.outputVolumeSelector.setCurrentNode(first)  # unless the user wants it so
+    assert parameters.outputVolume is first
+    ui.movingVolumeSelector.setCurrentNode(moving)
+    for name, node in panel.logic.job.outputs.items():
+        setattr(parameters, f"output{name.capitalize()}", node)
+
+
 def test_results_are_there_again_in_a_scene_that_is_opened(host, panel, tmp_path):
     """The last test of this file, because it closes the scene: settings, outputs, measures and maps come back."""
     import slicer
