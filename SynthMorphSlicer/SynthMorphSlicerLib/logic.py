@@ -278,9 +278,10 @@ class RegistrationLogic:
         more += self._carryPoints(job, inverse, [slicer.mrmlScene.GetNodeByID(i) for i in job.wanted.values() if i])
         job.seconds = time.monotonic() - job.started
         everything = [*nodes.values(), *more]
-        scene.setProvenance(everything, fixed, moving, self._attributes(job, fixed, moving))
+        values = self._attributes(job, fixed, moving)
+        scene.setProvenance(everything, fixed, moving, values)
         scene.subjectHierarchyFolder(_("SynthMorph: {moving} to {fixed}").format(
-            moving=moving.GetName(), fixed=fixed.GetName()), everything)
+            moving=moving.GetName(), fixed=fixed.GetName()), everything, values)
         if job.attach and "transform" in nodes:
             scene.attach(moving, nodes["transform"])
         job.outputs = nodes

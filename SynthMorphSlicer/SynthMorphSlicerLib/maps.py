@@ -109,6 +109,7 @@ def displacement(transformNode, fixedNode):
         node = slicer.mrmlScene.AddNewNodeByClass(
             "vtkMRMLScalarVolumeNode", _("Displacement {name} (mm)").format(name=transformNode.GetName()))
         transformNode.SetNodeReferenceID(DISPLACEMENT_ROLE, node.GetID())
+        scene.putBeside(node, transformNode)
     with slicer.util.NodeModify(node):
         node.SetIJKToRASMatrix(scene.toVTKMatrix(matrix))
         slicer.util.updateVolumeFromArray(node, lengths)

@@ -61,6 +61,7 @@ def table(outputs, labelNodes=()):
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("SynthMorph measures"))
         for output in outputs.values():
             output.SetNodeReferenceID(TABLE_ROLE, node.GetID())
+        scene.putBeside(node, owner)
     node.RemoveAllColumns()
     for title, values in zip((_("Measure"), _("Value")), zip(*rows)):
         column = vtk.vtkStringArray()

@@ -90,8 +90,8 @@ class Review:
         self._checkerboardID = ""
 
     def forget(self):
-        """Drop the remembered state, because the scene it belongs to is gone."""
-        self.sideBySide.forget()
+        """Drop the remembered state, because the scene it belongs to is going; the layout outlives it."""
+        self.sideBySide.hide()
         self._before, self._shown, self._swapped, self._checkerboardID = {}, None, False, ""
 
     def _setLayers(self):

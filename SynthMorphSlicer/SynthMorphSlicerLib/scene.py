@@ -243,8 +243,11 @@ def carriedCopy(source, relatives):
     return None
 
 
-def subjectHierarchyFolder(name, nodes):
-    """The folder of one registration: the one its nodes already share, or a new one; then put the nodes there."""
+def subjectHierarchyFolder(name, nodes, values):
+    """The folder of one registration: the one its nodes already share, or a new one; then put the nodes there.
+
+    :param values: what to write on the folder, as on the nodes.
+    """
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     items = [hierarchy.GetItemByDataNode(node) for node in nodes]
     folder = 0
@@ -255,10 +258,20 @@ def subjectHierarchyFolder(name, nodes):
     if not folder:
         folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
         hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", "1")
+    for key, value in values.items():
+        hierarchy.SetItemAttribute(folder, ATTRIBUTE + key, str(value))
     for item in items:
         if item:
             hierarchy.SetItemParent(item, folder)
     return folder
+
+
+def putBeside(node, other):
+    """Put a node into the folder in which another one lies."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item, beside = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(other)
+    if item and beside:
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(beside))
 
 
 def originOf(node):

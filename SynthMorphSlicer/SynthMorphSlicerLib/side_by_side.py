@@ -61,12 +61,6 @@ class SideBySide:
             if _sliceNode(name) is not None:
                 _setZoom(_sliceNode(name), place)
 
-    def forget(self):
-        """Drop what was remembered, because its scene is gone; a layout outlives its scene."""
-        if self.isOn():
-            _layoutNode().SetViewArrangement(self._layout)
-        self._layout, self._places, self._groups = None, {}, {}
-
 
 def _arrangement(layoutNode):
     return layoutNode.SlicerLayoutThreeOverThreeView

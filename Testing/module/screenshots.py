@@ -4,8 +4,8 @@
 
 Runs the module on the test host and presses its buttons.  The scans are two patients of the open MS data of Ljubljana
 (CC BY, Lesjak et al., Neuroinformatics 2016 and 2017), where the data pack is found, else made-up heads.  One of them
-comes without the skull.  The other's is taken off, by carrying the brain of the first over in a registration of its
-own: a map of how a skull shrinks to nothing would be true, and would show nothing of the brain.
+comes without the skull.  The other's is taken off, by a registration of its own that tells which voxels belong to the
+brain: a map of how a skull shrinks to nothing would be true, and would show little of the brain.
 """
 
 import sys
@@ -88,21 +88,28 @@ def twoBrains(logic):
 
 
 def takeSkullOff(logic, head, brain):
-    """Blacken what lies outside the brain, as a registration of another's brain finds it."""
+    """Blacken what a registration of the head onto another's brain takes to places outside that brain."""
     import numpy as np
     import slicer
-    mask = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Brain")
-    mask.SetReferenceImageGeometryParameterFromVolumeNode(brain)
-    identifier = mask.GetSegmentation().AddEmptySegment("brain", "Brain", (1, 1, 1))
-    slicer.util.updateSegmentBinaryLabelmapFromArray(
-        (slicer.util.arrayFromVolume(brain) > 1e-3).astype(np.uint8), mask, identifier, brain)
-    outputs = logic.register(head, brain, outputTransform=None, outputSegmentation=True, carriedLabels=[mask],
-                             device="cpu")
-    carried = slicer.util.arrayFromSegmentBinaryLabelmap(outputs["segmentation"], "brain", head)
-    slicer.util.arrayFromVolume(head)[carried == 0] = 0
+    import vtk
+    from SynthMorphSlicerLib import scene
+    from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+    transform = logic.register(brain, head, device="cpu")["transform"]
+    array, inside = slicer.util.arrayFromVolume(head), slicer.util.arrayFromVolume(brain) > 1e-3
+    toWorld, toIndex = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    head.GetIJKToRASMatrix(toWorld)
+    brain.GetRASToIJKMatrix(toIndex)
+    voxels = np.argwhere(array > 0)
+    places, there = vtk.vtkPoints(), vtk.vtkPoints()
+    world = voxels[:, ::-1] @ scene.toArray(toWorld)[:3, :3].T + scene.toArray(toWorld)[:3, 3]
+    places.SetData(numpy_to_vtk(np.ascontiguousarray(world), deep=True))
+    transform.GetTransformToParent().TransformPoints(places, there)
+    index = vtk_to_numpy(there.GetData()) @ scene.toArray(toIndex)[:3, :3].T + scene.toArray(toIndex)[:3, 3]
+    index = np.clip(np.round(index).astype(int)[:, ::-1], 0, np.array(inside.shape) - 1)
+    outside = voxels[~inside[tuple(index.T)]]
+    array[tuple(outside.T)] = 0
     slicer.util.arrayFromVolumeModified(head)
-    for node in (mask, outputs["segmentation"]):
-        slicer.mrmlScene.RemoveNode(node)
+    slicer.mrmlScene.RemoveNode(transform)
     logic.close()
 
 

@@ -189,6 +189,10 @@ def test_displacement_map_is_one_and_in_millimetres(panel):
         assert panel.ui.magnitudeButton.checked and layers("Red")[1].endswith("(mm)")
         names.append(layers("Red")[1])
         panel.ui.magnitudeButton.click()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    folders = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in
+               (panel.parameters.outputTransform, slicer.mrmlScene.GetFirstNodeByName(names[0]))}
+    assert len(folders) == 1 and hierarchy.GetItemAttribute(folders.pop(), "SynthMorph.model") == "compact"
     assert names[0] == names[1] and slicer.mrmlScene.GetNodesByName(names[0]).GetNumberOfItems() == 1
     assert layers("Red") == ("fixed", "moving on fixed")
 
@@ -278,7 +282,10 @@ def test_results_are_there_again_in_a_scene_that_is_opened(host, panel, tmp_path
     path = str(tmp_path / "scene.mrml")
     slicer.mrmlScene.SetURL(path)
     assert slicer.mrmlScene.Commit()
+    layout = slicer.app.layoutManager().layout
+    panel.ui.sideBySideButton.click()
     slicer.mrmlScene.Clear(0)
+    assert slicer.app.layoutManager().layout == layout
     assert panel.ui.measuresFrame.isHidden() and not panel.ui.measuresButton.enabled
     slicer.mrmlScene.SetURL(path)
     assert slicer.mrmlScene.Import()
