@@ -81,6 +81,8 @@ class RegistrationLogic:
             return _("The fixed and the moving volume are the same: choose two different volumes.")
         if not wanted:
             return _("Choose at least one output.")
+        if set(wanted) == {"segmentation"} and not carriedLabels:
+            return _("Choose labels to carry along, or another output than the segmentation.")
         for node in (fixedNode, movingNode):
             problem = scene.inputProblem(node) or scene.parentProblem(node, ownCounts=node is fixedNode)
             if problem:

@@ -29,6 +29,11 @@ def valuesAt(point, transformNode, jacobianNode):
     return ", ".join(parts)
 
 
+def areThere(outputs):
+    """True if there is something to measure; quick, unlike the measures themselves."""
+    return any(_attribute(node, "lambda") for node in outputs.values())
+
+
 def measuresOf(outputs, labelNodes=()):
     """What a registration was and did: settings, time, folding, and segment volumes before and after.
 
@@ -36,9 +41,9 @@ def measuresOf(outputs, labelNodes=()):
     :param labelNodes: the segmentations that were carried along, to compare with.
     :return: list of (name, value) pairs of text; empty if the nodes are not results of a registration.
     """
-    first = next((node for node in outputs.values() if node.GetAttribute(scene.ATTRIBUTE + "lambda")), None)
-    if first is None:
+    if not areThere(outputs):
         return []
+    first = next(node for node in outputs.values() if _attribute(node, "lambda"))
     rows = [(label, _attribute(first, key)) for label, key in (
         (_("Moving volume"), "moving"), (_("Fixed volume"), "fixed"), (_("Model"), "model"), (_("Device"), "device"),
         (_("Transform"), "transform"), (_("Lambda"), "lambda"), (_("Seconds"), "seconds"), (_("Date"), "date"))]

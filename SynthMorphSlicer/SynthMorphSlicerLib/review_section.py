@@ -65,7 +65,7 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             "sideBySide": noPair or ("" if slicer.app.layoutManager() else _("There are no views to arrange")),
             "grid": noTransform, "magnitude": noTransform,
             "jacobian": "" if both and parameters.outputJacobian else registered.format(output=_("a Jacobian map")),
-            "measures": "" if measures.measuresOf(self._outputs()) else _("Register first"),
+            "measures": "" if measures.areThere(self._outputs()) else _("Register first"),
             "copyMeasures": "", "saveMeasures": ""}
         for name, why in missing.items():
             self._button(name).enabled = not why

@@ -210,6 +210,11 @@ class SynthMorphSceneTest(unittest.TestCase):
             old, new = (node.GetSegmentation().GetSegment(identifier) for node in (source, target))
             self.assertEqual(new.GetName(), old.GetName())
             self.assertEqual(new.GetColor(), old.GetColor())
+        expected = {f"Segment {identifier}": voxels * 1.5 * 1.5 * 2 / 1000 for identifier, voxels in
+                    (("large", 15**3), ("inside", 6**3), ("apart", 6**3), ("empty", 0))}
+        for node in (source, target):
+            self.assertEqual(segments.volumesOf(node), {name: expected[name] for name in segments.volumesOf(node)})
+            self.assertEqual(len(segments.volumesOf(node)), 4)
         tag = vtk.mutable("")
         self.assertTrue(target.GetSegmentation().GetSegment("apart").GetTag("TerminologyEntry", tag))
         self.assertIn("Segmentation category", str(tag))

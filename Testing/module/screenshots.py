@@ -106,11 +106,19 @@ def takeSkullOff(logic, head, brain):
     transform.GetTransformToParent().TransformPoints(places, there)
     index = vtk_to_numpy(there.GetData()) @ scene.toArray(toIndex)[:3, :3].T + scene.toArray(toIndex)[:3, 3]
     index = np.clip(np.round(index).astype(int)[:, ::-1], 0, np.array(inside.shape) - 1)
-    outside = voxels[~inside[tuple(index.T)]]
-    array[tuple(outside.T)] = 0
+    kept = np.zeros(array.shape, np.uint8)
+    kept[tuple(voxels[inside[tuple(index.T)]].T)] = 1
+    array[largest(kept) == 0] = 0
     slicer.util.arrayFromVolumeModified(head)
     slicer.mrmlScene.RemoveNode(transform)
     logic.close()
+
+
+def largest(mask):
+    """The largest part of a mask (k, j, i) without what is thin, such as the skull squeezed between brain and air."""
+    import SimpleITK as sitk
+    opened = sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(mask), (5, 5, 1))
+    return sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(opened))) == 1
 
 
 def window(volumeNode):
@@ -129,11 +137,12 @@ def ventricles(volumeNode):
     import SimpleITK as sitk
     import slicer
     array = slicer.util.arrayFromVolume(volumeNode).astype(np.float32)
+    places = np.argwhere(array > 0) * np.array(volumeNode.GetSpacing()[::-1])
     indices = np.stack(np.meshgrid(*[np.arange(n) for n in array.shape], indexing="ij"), -1)
-    middle = np.array(array.shape) / 2
-    distance = (((indices - middle) * np.array(volumeNode.GetSpacing()[::-1])) ** 2).sum(-1) ** 0.5
-    bright = sitk.GetImageFromArray(((array > np.percentile(array, 96)) & (distance < 42)).astype(np.uint8))
-    parts = sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(bright), 1500))
+    distance = np.linalg.norm(indices * np.array(volumeNode.GetSpacing()[::-1]) - places.mean(0), axis=-1)
+    bright = (array > np.percentile(array[array > 0], 93)) & (distance < 45)
+    opened = sitk.OpeningByReconstruction(sitk.GetImageFromArray(bright.astype(np.uint8)), (4, 4, 0))
+    parts = sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(opened), 1500))
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Structures")
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)

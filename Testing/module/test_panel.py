@@ -22,8 +22,10 @@ def test_register_says_what_is_missing(panel):
     assert "the same" in panel.ui.applyButton.toolTip
     panel.ui.movingVolumeSelector.setCurrentNode(moving)
     assert panel.ui.applyButton.enabled
-    for name in ("Transform", "Volume", "Segmentation"):
+    for name in ("Transform", "Volume"):
         getattr(panel.ui, f"make{name}CheckBox").click()
+    assert panel.ui.applyButton.toolTip.startswith("Choose labels to carry along")
+    panel.ui.makeSegmentationCheckBox.click()
     assert panel.ui.applyButton.toolTip == "Choose at least one output."
     assert not panel.ui.outputTransformSelector.enabled
 
