@@ -91,7 +91,7 @@ class SynthMorphSlicerTest(ScriptedLoadableModuleTest):
         self.logic.close()
 
     def runTest(self):
-        for scenario in (self.test_signs, self.test_registration):
+        for scenario in (self.test_signs, self.test_registration, self.test_panel):
             self.setUp()
             scenario()
             self.tearDown()
@@ -103,3 +103,7 @@ class SynthMorphSlicerTest(ScriptedLoadableModuleTest):
     def test_registration(self):
         from SynthMorphSlicerLib import selftest
         selftest.checkRegistration(self, self.logic)
+
+    def test_panel(self):
+        from SynthMorphSlicerLib import selftest
+        selftest.checkPanel(self)

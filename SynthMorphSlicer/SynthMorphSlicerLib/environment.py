@@ -21,7 +21,6 @@ PYTHON_VARIABLE = "SYNTHMORPH_PYTHON"
 PYTHON_SETTING = "SynthMorph/Python"
 WEIGHTS_VARIABLE = "SYNTHMORPH_WEIGHTS"
 WEIGHTS_SETTING = "SynthMorph/WeightsFolder"
-MINIMUM_TORCH = ">=2.2"
 MODULE_FOLDER = Path(__file__).resolve().parent.parent
 
 
@@ -41,14 +40,34 @@ def weightsFolder():
 
 
 def setWeightsFolder(path):
-    """Look for weights in this folder too (or in a FreeSurfer installation's)."""
+    """Look for weights in this folder first; it may be a FreeSurfer installation, whose models are in a subfolder."""
     slicer.app.userSettings().setValue(WEIGHTS_SETTING, path)
+
+
+def weightsFolderProblem():
+    """Why the folder the user pointed to gives no weights, as one sentence, or an empty string."""
+    folder = weightsFolder()
+    names = [entry["name"] for entry in catalogue()["official"]]
+    if not folder or any((_modelsFolder(folder) / name).with_suffix(ending).is_file()
+                         for name in names for ending in (".h5", ".safetensors")):
+        return ""
+    return _("The folder '{folder}' holds none of the official weights ({names}): choose another one, or none.").format(
+        folder=folder, names=", ".join(names))
+
+
+def _modelsFolder(folder):
+    inside = Path(folder) / "models"
+    return inside if inside.is_dir() else Path(folder)
+
+
+def slicerPython():
+    """Slicer's own Python as a program."""
+    return shutil.which("PythonSlicer") or sys.executable
 
 
 def workerCommand():
     """Command line of the worker process."""
-    python = otherPython() or shutil.which("PythonSlicer") or sys.executable
-    return [python, "-u", "-m", "synthmorph_torch.worker"]
+    return [otherPython() or slicerPython(), "-u", "-m", "synthmorph_torch.worker"]
 
 
 def workerEnvironment():
@@ -61,8 +80,8 @@ def workerEnvironment():
         environment = dict(os.environ)
         inherited = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MODULE_FOLDER), inherited)))
-    if weightsFolder():
-        environment[WEIGHTS_VARIABLE] = weightsFolder()
+    if weightsFolder() and not weightsFolderProblem():  # a wrong folder shall not stand in the way of the compact model
+        environment[WEIGHTS_VARIABLE] = str(_modelsFolder(weightsFolder()))
     return environment
 
 
@@ -80,50 +99,6 @@ def torchVersion():
 def isReady():
     """True if a Python with torch is known (its torch is tried when the worker starts)."""
     return bool(otherPython() or torchVersion())
-
-
-def torchLogic():
-    """The PyTorch extension's logic, or None if the extension is not installed."""
-    try:
-        import PyTorchUtils
-    except ImportError:
-        return None
-    return PyTorchUtils.PyTorchUtilsLogic()
-
-
-def installDescription():
-    """What the install button will do, for the text beside it."""
-    if torchLogic() is None:
-        return _("PyTorch, the library that runs the networks, is missing. It comes through Slicer's PyTorch "
-                 "extension, which is not installed either: the button installs that extension and asks you to "
-                 "restart Slicer.")
-    return _("PyTorch, the library that runs the networks, is missing. The button downloads it through the PyTorch "
-             "extension into this Slicer (about 0.2 GB for the CPU, 2 to 3 GB with an NVIDIA GPU) and takes minutes, "
-             "in which Slicer does not respond.")
-
-
-def installTorch():
-    """Install torch, or the PyTorch extension that can; returns one sentence on how it went."""
-    logic = torchLogic()
-    if logic is None:
-        manager = slicer.app.extensionsManagerModel()
-        if manager is None or not manager.installExtensionFromServer("PyTorch"):
-            return _("The PyTorch extension could not be installed: install it from the Extensions Manager, or choose "
-                     "another Python that has PyTorch.")
-        return _("The PyTorch extension is installed: restart Slicer, then press this button again.")
-    try:
-        torch = logic.installTorch(askConfirmation=True, torchVersionRequirement=MINIMUM_TORCH)
-    except Exception as error:  # the extension passes on whatever pip and the network do
-        return _("PyTorch could not be installed ({error}): try the PyTorch module, or choose another Python that "
-                 "has it.").format(error=str(error).splitlines()[0] if str(error) else type(error).__name__)
-    if torch is None:
-        return _("PyTorch was not installed.")
-    return _("PyTorch is installed.")
-
-
-def needsHdf5():
-    """True if Slicer's own Python lacks h5py, without which it cannot read the official weights' file format."""
-    return not otherPython() and importlib.util.find_spec("h5py") is None
 
 
 def catalogue():

@@ -3,64 +3,17 @@
 import logging
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
 
-from . import environment, scene, segments
+from . import environment, maps, scene, segments
+from .job import CLASSES, OUTPUTS, InputError, Job, Settings
 from .worker_client import WorkerClient
 
-OUTPUTS = ("transform", "volume", "jacobian", "segmentation")
-_CLASSES = {"transform": "vtkMRMLTransformNode", "volume": "vtkMRMLScalarVolumeNode",
-            "jacobian": "vtkMRMLScalarVolumeNode", "segmentation": "vtkMRMLSegmentationNode"}
-
-
-class InputError(ValueError):
-    """The inputs cannot be registered; the text is one sentence for the user."""
-
-
-@dataclass
-class Settings:
-    """How to register; see :meth:`RegistrationLogic.register` for the meaning of each."""
-
-    transform: str = "joint"
-    regularization: float = 0.5
-    model: str = "auto"
-    device: str = "auto"
-    extent: int = 256
-    steps: int = 7
-    refinement: int | None = None
-    precision: str = "full"
-    threads: int = 0
-
-
-@dataclass
-class Job:
-    """One registration: what goes in, what is wanted, and what came out.  Nodes are kept by ID, never by pointer."""
-
-    fixedID: str
-    movingID: str
-    settings: Settings
-    wanted: dict  # output name -> node ID to update, "" for a new node; absent if not wanted
-    labelIDs: tuple = ()
-    pointIDs: tuple = ()
-    initialID: str = ""
-    attach: bool = False
-    folder: str = ""
-    labelFiles: list = field(default_factory=list)
-    layers: list = field(default_factory=list)  # (segments) of each file, in the order of the files
-    empty: list = field(default_factory=list)
-    carried: dict = field(default_factory=dict)  # ID of a markup or model -> ID of its copy
-    tableID: str = ""  # of the measures, once somebody wanted them
-    outputs: dict = field(default_factory=dict)  # output name -> node
-    started: float = 0.0
-    provenance: dict = field(default_factory=dict)
-    note: str = ""
-    reason: str = ""  # why this model was used
-    preview: bool = False  # without the refinement that its settings ask for
-    seconds: float = 0.0
+FREESURFER_FILES = (".lta", ".mgz", ".mgh", ".nii.gz", ".nii")
 
 
 class RegistrationLogic:
@@ -128,8 +81,10 @@ class RegistrationLogic:
             return _("The fixed and the moving volume are the same: choose two different volumes.")
         if not wanted:
             return _("Choose at least one output.")
+        if set(wanted) == {"segmentation"} and not carriedLabels:
+            return _("Choose labels to carry along, or another output than the segmentation.")
         for node in (fixedNode, movingNode):
-            problem = scene.inputProblem(node) or scene.parentProblem(node)
+            problem = scene.inputProblem(node) or scene.parentProblem(node, ownCounts=node is fixedNode)
             if problem:
                 return problem
         if initialTransform is not None and not initialTransform.IsTransformToWorldLinear():
@@ -170,6 +125,41 @@ class RegistrationLogic:
         message = {"command": "relambda", "regularization": regularization, "refine": not preview,
                    "outputs": self._outputFiles(job)}
         return self._run(job, message, blocking, onProgress, onFinished, onError)
+
+    def loadTransform(self, path, blocking=True, onFinished=None, onError=None):
+        """Read a FreeSurfer transform (.lta, or an .mgz or NIfTI warp of mri_synthmorph) into a new transform node.
+
+        Like our own transforms it maps the fixed volume's space to the moving one's where volumes are sampled: put the
+        volume that was registered under it.
+
+        :param onFinished: called with the node.  :param onError: as for :meth:`register`.
+        :return: the node when blocking, else None.
+        """
+        if not str(path).lower().endswith(FREESURFER_FILES):
+            raise InputError(_("'{path}' is no FreeSurfer transform ({endings}): load other transforms with File > Add "
+                               "Data.").format(path=path, endings=", ".join(FREESURFER_FILES)))
+        folder, results, failures = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath), [], []
+
+        def finished(answer):
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", Path(path).name.split(".")[0])
+            scene.setTransform(node, scene.vtkTransform(answer["fixed_to_moving"]))
+            node.SetAttribute(scene.ATTRIBUTE + "file", str(path))
+            scene.removeFolder(folder)
+            results.append(node)
+            if onFinished:
+                onFinished(node)
+
+        def failed(error):
+            scene.removeFolder(folder)
+            (onError or failures.append)(error)
+
+        self.ask("transform", finished, failed, path=str(path), folder=folder)
+        if not blocking:
+            return None
+        self.client.wait()
+        if failures:
+            raise RuntimeError(failures[0]["message"])
+        return results[0] if results else None
 
     def poll(self):
         """Deliver what the worker has sent; call it regularly while a registration runs."""
@@ -285,7 +275,24 @@ class RegistrationLogic:
                 continue  # nothing was given to carry along
             node = slicer.mrmlScene.GetNodeByID(job.wanted[name]) if job.wanted[name] else None
             nodes[name] = node or slicer.mrmlScene.AddNewNodeByClass(
-                _CLASSES[name], names[name].format(moving=moving.GetName(), fixed=fixed.GetName()))
+                CLASSES[name], names[name].format(moving=moving.GetName(), fixed=fixed.GetName()))
+        more = self._fill(nodes, job, forward, arrays, warped, fixed, moving)
+        more += self._carryPoints(job, inverse, [slicer.mrmlScene.GetNodeByID(i) for i in job.wanted.values() if i])
+        job.seconds = time.monotonic() - job.started
+        everything = [*nodes.values(), *more]
+        values = self._attributes(job, fixed, moving)
+        scene.setProvenance(everything, fixed, moving, values)
+        scene.subjectHierarchyFolder(_("SynthMorph: {moving} to {fixed}").format(
+            moving=moving.GetName(), fixed=fixed.GetName()), everything, values)
+        if job.attach and "transform" in nodes:
+            scene.attach(moving, nodes["transform"])
+        job.outputs = nodes
+        self.job, self._resultsOf = job, self.client.processID()
+        return True
+
+    @staticmethod
+    def _fill(nodes, job, forward, arrays, warped, fixed, moving):
+        """Fill the output nodes; returns further nodes that came with them."""
         if "transform" in nodes:
             scene.setTransform(nodes["transform"], forward)
         if "volume" in nodes:
@@ -293,29 +300,17 @@ class RegistrationLogic:
             scene.setVolumeOnFixed(nodes["volume"], arrays["moved"], fixed)
             if new:
                 scene.copyWindow(moving, nodes["volume"])
-        if "jacobian" in nodes:
-            scene.setJacobian(nodes["jacobian"], arrays["jacobian"], fixed)
         if "segmentation" in nodes:
             segments.fill(nodes["segmentation"], warped, job.empty, fixed)
-        carried = self._carryPoints(job, inverse)
-        job.seconds = time.monotonic() - job.started
-        everything = [*nodes.values(), *carried]
-        scene.setProvenance(everything, fixed, moving, self._attributes(job))
-        scene.subjectHierarchyFolder(_("SynthMorph: {moving} to {fixed}").format(
-            moving=moving.GetName(), fixed=fixed.GetName()), everything)
-        if job.attach and "transform" in nodes:
-            scene.attach(moving, nodes["transform"])
-        job.outputs = nodes
-        self.job, self._resultsOf = job, self.client.processID()
-        return True
+        return maps.setJacobian(nodes["jacobian"], arrays["jacobian"], fixed) if "jacobian" in nodes else []
 
-    def _carryPoints(self, job, inverse):
+    def _carryPoints(self, job, inverse, updated):
         copies = []
         for identifier in job.pointIDs:
             source = slicer.mrmlScene.GetNodeByID(identifier)
             if source is None:
                 continue
-            copy = slicer.mrmlScene.GetNodeByID(job.carried.get(identifier, ""))
+            copy = slicer.mrmlScene.GetNodeByID(job.carried.get(identifier, "")) or scene.carriedCopy(source, updated)
             if copy is None:
                 copy = slicer.mrmlScene.AddNewNodeByClass(source.GetClassName(),
                                                           _("{name} (carried)").format(name=source.GetName()))
@@ -325,9 +320,10 @@ class RegistrationLogic:
         return copies
 
     @staticmethod
-    def _attributes(job):
+    def _attributes(job, fixed, moving):
         provenance = job.provenance
-        return {"lambda": job.settings.regularization, "transform": job.settings.transform,
-                "model": provenance.get("model", ""), "checksum": provenance.get("checksum", ""),
-                "device": provenance.get("device", ""), "extent": job.settings.extent, "steps": job.settings.steps,
+        return {"fixed": fixed.GetName(), "moving": moving.GetName(), "lambda": job.settings.regularization,
+                "transform": job.settings.transform, "model": provenance.get("model", ""),
+                "checksum": provenance.get("checksum", ""), "device": provenance.get("device", ""),
+                "extent": job.settings.extent, "steps": job.settings.steps, "seconds": f"{job.seconds:.1f}",
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S")}

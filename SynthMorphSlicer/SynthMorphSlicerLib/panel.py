@@ -8,13 +8,15 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment
-from .logic import OUTPUTS, InputError
+from . import environment, scene
+from .import_section import ImportSection
+from .job import OUTPUTS, InputError
 from .parameters import SynthMorphParameterNode
 from .review_section import ReviewSection
 from .setup_section import SetupSection
 
 POLL_MILLISECONDS = 50
+DOUBLE_CLICK_SECONDS = 0.4  # in which the second click on Register does not mean Cancel
 FOLLOW_MILLISECONDS = 150  # between two lambdas sent to the worker while the slider moves
 STAGES = {"loading model": _("Loading the model"), "preparing images": _("Preparing the images"),
           "affine transform": _("Affine transform"), "deformable transform": _("Deformable transform"),
@@ -39,7 +41,8 @@ class Panel(slicer.util.VTKObservationMixin):
         self._getParameterNode, self._isEntered = getParameterNode, isEntered
         self._guiTag = None
         self._started = 0.0
-        self._stage = ""
+        self._stage = self._whenCancelled = ""
+        self._pair = (None, None)  # fixed and moving volume that the outputs belong to
         self._followed = None  # lambda of the shown result
         self._updating = False
         self._pollTimer, self._followTimer = qt.QTimer(), qt.QTimer()
@@ -50,6 +53,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._shownDevices = None
         self.setupSection = SetupSection(self.ui, logic, self)
         self.reviewSection = ReviewSection(self.ui, logic, self)
+        self.importSection = ImportSection(self.ui, logic, self)
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
@@ -68,7 +72,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def exit(self):
         self.reviewSection.exit()
         self.setParameterNode(None)
-        if not self.logic.isBusy():
+        if not self._isWorking():
             self._pollTimer.stop()
 
     def cleanup(self):
@@ -76,6 +80,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._followTimer.stop()
         self.setParameterNode(None)
         self.removeObservers()
+        self.setupSection.close()
         self.logic.close()
 
     def setParameterNode(self, node):
@@ -90,6 +95,7 @@ class Panel(slicer.util.VTKObservationMixin):
             self._guiTag = self.parameters.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
             self._showCarried()
+            self._pair = self._chosenPair()
         self._onParametersChanged()
 
     def _onSceneStartClose(self, caller, event):
@@ -172,7 +178,8 @@ class Panel(slicer.util.VTKObservationMixin):
         if self.parameters is None:
             return _("No scene is open.")
         if not environment.isReady():
-            return _("PyTorch is missing: install it in the Setup section.")
+            return (_("PyTorch is being installed.") if self.setupSection.isInstalling() else
+                    _("PyTorch is missing: install it in the Setup section."))
         parameters = self.parameters
         wanted = {name: ("" if node is True else node.GetID()) for name, node in self.wanted().items()}
         return self.logic.problem(parameters.fixedVolume, parameters.movingVolume, wanted, parameters.initialTransform,
@@ -187,16 +194,29 @@ class Panel(slicer.util.VTKObservationMixin):
         if self.parameters is None:
             return
         self._showDevices()
+        self._startAfresh()
         if self._hasNewLambda() and not self._followTimer.isActive():
             self._followTimer.start()
 
+    def _chosenPair(self):
+        return self.parameters.fixedVolume, self.parameters.movingVolume
+
+    def _startAfresh(self):
+        """Another pair of volumes makes new outputs, and leaves alone those that belong to the pair of before."""
+        pair = self._chosenPair()
+        if pair == self._pair or None in pair:
+            return
+        self._pair = pair
+        for name in OUTPUTS:
+            node = getattr(self.parameters, f"output{name.capitalize()}")
+            if node is not None and scene.originOf(node) not in ((None, None), pair):
+                setattr(self.parameters, f"output{name.capitalize()}", None)
+
     def _hasNewLambda(self):
         """True if the slider asks for another lambda of the registration that is shown."""
-        parameters, job = self.parameters, self.logic.job
+        parameters = self.parameters
         return (parameters is not None and self.logic.canChangeRegularization()
-                and parameters.regularization != self._followed
-                and [parameters.fixedVolume, parameters.movingVolume] ==
-                [slicer.mrmlScene.GetNodeByID(identifier) for identifier in (job.fixedID, job.movingID)])
+                and parameters.regularization != self._followed and _isAbout(self.logic.job, parameters))
 
     def _updateButtons(self):
         ui, parameters = self.ui, self.parameters
@@ -208,14 +228,16 @@ class Panel(slicer.util.VTKObservationMixin):
                                              _("Bring the moving volume onto the fixed one"))
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
         self.reviewSection.update(parameters)
+        self.importSection.update()
 
     # Register and Cancel
 
     def onApplyButton(self, checked=False):
         """Register, or cancel what is under way."""
         if self.logic.isBusy():
-            self.logic.cancel()
-            self.showStatus(_("Cancelled; the scene is as it was."))
+            if time.monotonic() - self._started > DOUBLE_CLICK_SECONDS:
+                self.logic.cancel()
+                self.showStatus(self._whenCancelled)
             return
         parameters = self.parameters
         self.logic.keepTemporaryFiles = parameters.keepTemporaryFiles
@@ -255,15 +277,16 @@ class Panel(slicer.util.VTKObservationMixin):
         job = self.logic.job
         if not self.logic.isBusy():
             self._followed = job.settings.regularization
-        with slicer.util.NodeModify(parameters.parameterNode):
-            for name, node in outputs.items():
-                setattr(parameters, f"output{name.capitalize()}", node)
+        if _isAbout(job, parameters):  # not of a pair that was chosen before the work was done
+            with slicer.util.NodeModify(parameters.parameterNode):
+                for name, node in outputs.items():
+                    setattr(parameters, f"output{name.capitalize()}", node)
         message = _("Registered in {seconds:.1f} s with the {model} model on {device}.").format(
             seconds=job.seconds, model=job.provenance.get("model", ""),
             device=job.provenance.get("device", "").replace("cpu", _("the CPU")))
         self.showStatus(" ".join(filter(None, (message, job.note))))
         self.log(job.reason)
-        if self.parameters is not None:
+        if self.parameters is not None and _isAbout(job, parameters):
             self.reviewSection.showResult()
             if job.preview and not self.logic.isBusy() and not self._hasNewLambda():
                 self._changeLambda(job.settings.regularization, preview=False)  # the slider rests: now in full
@@ -273,15 +296,24 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onPoll(self):
         self.logic.poll()
         self._showDevices()
-        if self.logic.isBusy():
+        self.setupSection.poll()
+        if self._isWorking():
             self.ui.statusLabel.text = _("{stage}, {seconds:.0f} s").format(
                 stage=self._stage, seconds=time.monotonic() - self._started)
         elif not self._isEntered():
             self._pollTimer.stop()
 
-    def watch(self, stage):
-        """Show that something has been started."""
+    def _isWorking(self):
+        return self.logic.isBusy() or self.setupSection.isInstalling()
+
+    def watch(self, stage, indefinite=False, whenCancelled=""):
+        """Show that something has been started.
+
+        :param indefinite: nobody can say how far it is.  :param whenCancelled: what to say if the user cancels it.
+        """
         self._started, self._stage = time.monotonic(), stage
+        self._whenCancelled = whenCancelled or _("Cancelled; the scene is as it was.")
+        self.ui.progressBar.maximum = 0 if indefinite else 100
         self.ui.errorLabel.visible = self.ui.detailsButton.visible = self.ui.detailsButton.checked = False
         self.ui.progressBar.value = 0
         self.ui.progressBar.visible = True
@@ -318,3 +350,9 @@ class Panel(slicer.util.VTKObservationMixin):
         """A line in the panel's log (bounded) and in the application's."""
         logging.info("SynthMorph: %s", text)
         self.ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')}  {text}")
+
+
+def _isAbout(job, parameters):
+    """True if a job is about the chosen pair of volumes."""
+    chosen = (parameters.fixedVolume, parameters.movingVolume)
+    return chosen == tuple(slicer.mrmlScene.GetNodeByID(identifier) for identifier in (job.fixedID, job.movingID))

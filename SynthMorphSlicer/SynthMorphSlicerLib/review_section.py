@@ -1,26 +1,36 @@
 """The Review section of the panel: its buttons, and what they show of the result."""
 
+import os
+
+import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import review
+from . import maps, measures, review
+from .job import OUTPUTS
 
-BUTTONS = ("before", "overlay", "swap", "checkerboard", "jacobian", "grid", "magnitude", "measures")
+BUTTONS = ("before", "overlay", "swap", "checkerboard", "sideBySide", "grid", "jacobian", "magnitude", "measures",
+           "copyMeasures", "saveMeasures")
+PICTURES = ("before", "overlay", "checkerboard", "jacobian", "magnitude")  # one of them is in the views
+MAPS = ("jacobian", "magnitude")
 
 
 class ReviewSection(slicer.util.VTKObservationMixin):
-    """Wires the buttons to :mod:`.review`; which of them make sense follows from the settings."""
+    """Wires the buttons to :mod:`.review`, :mod:`.maps` and :mod:`.measures`; the settings say which make sense."""
 
     def __init__(self, ui, logic, panel):
         super().__init__()
         self.ui, self.logic, self.panel = ui, logic, panel
         self.review = review.Review()
         self.toolTips = {}
+        self._picture = ""  # the one of PICTURES that is shown
         ui.opacitySlider.connect("valueChanged(double)", self.review.setOpacity)
         for name in BUTTONS:
             button = self._button(name)
-            button.connect("clicked(bool)", getattr(self, f"on{name.capitalize()}"))
+            button.connect("clicked(bool)", getattr(self, f"on{name[0].upper()}{name[1:]}"))
             self.toolTips[name] = button.toolTip
+        ui.measuresTable.setHorizontalHeaderLabels([_("Measure"), _("Value")])
+        ui.measuresTable.horizontalHeader().setStretchLastSection(True)
 
     def enter(self):
         crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
@@ -30,37 +40,82 @@ class ReviewSection(slicer.util.VTKObservationMixin):
 
     def exit(self):
         self.removeObservers()
+        self._mark("")
         self.review.restore()
+        qt.QTimer.singleShot(0, self.review.sideBySide.restorePlaces)
 
     def forget(self):
         """The scene is going away."""
+        self._picture = ""
         self.review.forget()
+        self._fillTable([])
 
     def update(self, parameters):
         """Enable the buttons that have something to show; the others say what is missing."""
         both = bool(parameters and parameters.fixedVolume and parameters.movingVolume)
-        moved = both and parameters.outputVolume is not None
-        transform = both and parameters.outputTransform is not None
         volumes, registered = _("Choose a fixed and a moving volume first"), _("Register with {output} first")
-        for name, possible, why in (
-                ("before", both, volumes), ("swap", both, volumes),
-                ("overlay", both and self._front() is not None, registered.format(output=_("a moved volume"))),
-                ("checkerboard", moved, registered.format(output=_("a moved volume"))),
-                ("jacobian", both and parameters.outputJacobian is not None,
-                 registered.format(output=_("a Jacobian map"))),
-                ("grid", transform, registered.format(output=_("a transform"))),
-                ("magnitude", transform, registered.format(output=_("a transform"))),
-                ("measures", bool(self.logic.job and self.logic.job.outputs), _("Register first"))):
-            self._button(name).enabled = possible
-            self._button(name).toolTip = self.toolTips[name] if possible else why
-        self.ui.gridButton.checked = bool(transform and review.isGridVisible(parameters.outputTransform))
+        noVolume = "" if both and parameters.outputVolume else registered.format(output=_("a moved volume"))
+        noTransform = "" if both and parameters.outputTransform else registered.format(output=_("a transform"))
+        noPair = "" if both else volumes
+        missing = {
+            "before": noPair or (_("The moving volume is shown through the transform, so it is not where it was")
+                                 if self._isAttached() else ""),
+            "overlay": "" if both and self._front() is not None else noVolume,
+            "swap": noPair, "checkerboard": noVolume,
+            "sideBySide": noPair or ("" if slicer.app.layoutManager() else _("There are no views to arrange")),
+            "grid": noTransform, "magnitude": noTransform,
+            "jacobian": "" if both and parameters.outputJacobian else registered.format(output=_("a Jacobian map")),
+            "measures": "" if measures.areThere(self._outputs()) else _("Register first"),
+            "copyMeasures": "", "saveMeasures": ""}
+        for name, why in missing.items():
+            self._button(name).enabled = not why
+            self._button(name).toolTip = why or self.toolTips[name]
+        self.ui.gridButton.checked = not noTransform and review.isGridVisible(parameters.outputTransform)
+        self.ui.sideBySideButton.checked = self.review.sideBySide.isOn()
 
     def showResult(self):
         """A registration has just been finished or changed: show it the way the last one was looked at."""
-        if self.ui.jacobianButton.checked and self.parameters.outputJacobian is not None:
-            self.onJacobian(True)
+        parameters = self.parameters
+        if self.ui.measuresButton.checked:
+            self.onMeasures(True)
+        if self._picture == "jacobian" and parameters.outputJacobian is not None:
+            self.show("jacobian")
+        elif self._picture == "magnitude" and parameters.outputTransform is not None:
+            self.show("magnitude")
+        elif self._picture == "checkerboard" and parameters.outputVolume is not None:
+            self.show("checkerboard")
         elif self._front() is not None:
-            self.onOverlay()
+            self.show("overlay")
+
+    def show(self, picture):
+        """Bring one of :data:`PICTURES` into the views."""
+        parameters = self.parameters
+        if picture == "checkerboard":
+            self.review.showCheckerboard(parameters.fixedVolume, parameters.outputVolume)
+        else:
+            if picture == "before":
+                front = parameters.movingVolume
+            elif picture == "jacobian":
+                front = parameters.outputJacobian
+            elif picture == "magnitude":
+                front = maps.displacement(parameters.outputTransform, parameters.fixedVolume)
+            else:
+                front = self._front()
+            self.review.showOverlay(parameters.fixedVolume, front, parameters.overlayOpacity, isMap=picture in MAPS)
+        self._mark(picture)
+
+    def _mark(self, picture):
+        """Note what is shown; legends and folding marks are there only with their map."""
+        self._picture = picture
+        for name in MAPS:
+            self._button(name).checked = picture == name
+        parameters = self.parameters
+        if parameters is not None and parameters.outputJacobian is not None:
+            maps.showMarks(parameters.outputJacobian, picture == "jacobian")
+        if parameters is not None and parameters.outputTransform is not None:
+            displacement = parameters.outputTransform.GetNodeReference(maps.DISPLACEMENT_ROLE)
+            if displacement is not None:
+                maps.showLegend(displacement, picture == "magnitude", "mm")
 
     @property
     def parameters(self):
@@ -70,55 +125,111 @@ class ReviewSection(slicer.util.VTKObservationMixin):
     def _button(self, name):
         return getattr(self.ui, f"{name}Button")
 
+    def _outputs(self):
+        """Output nodes by name, whether from this session or from a scene that was opened."""
+        if self.parameters is None:
+            return {}
+        nodes = {name: getattr(self.parameters, f"output{name.capitalize()}") for name in OUTPUTS}
+        return {name: node for name, node in nodes.items() if node is not None}
+
+    def _isAttached(self):
+        parameters = self.parameters
+        node = parameters.movingVolume.GetParentTransformNode() if parameters.movingVolume is not None else None
+        while node is not None and node is not parameters.outputTransform:
+            node = node.GetParentTransformNode()
+        return node is not None
+
     def _front(self):
         """The volume that shows the result: the moved one, or the moving one under the transform."""
         if self.parameters.outputVolume is not None:
             return self.parameters.outputVolume
-        moving = self.parameters.movingVolume
-        return moving if moving is not None and moving.GetTransformNodeID() and self.parameters.attachMoving else None
+        return self.parameters.movingVolume if self._isAttached() else None
 
-    def _show(self, front):
-        self.review.showOverlay(self.parameters.fixedVolume, front, self.parameters.overlayOpacity)
+    # Buttons
 
     def onBefore(self, checked=False):
-        self.ui.jacobianButton.checked = False
-        self._show(self.parameters.movingVolume)
+        self.show("before")
 
     def onOverlay(self, checked=False):
-        self.ui.jacobianButton.checked = False
-        self._show(self._front())
+        self.show("overlay")
 
     def onSwap(self, checked=False):
-        front = self._front() or self.parameters.movingVolume
-        if not self.review.shows(self.parameters.fixedVolume, front):
-            self.review.showOverlay(self.parameters.fixedVolume, front, 1.0)
+        """Flicker between the fixed volume and the one that is shown with it."""
+        if self._picture not in ("before", "overlay"):
+            self.show("overlay" if self._front() is not None else "before")
         self.review.swap()
 
     def onCheckerboard(self, checked=False):
-        self.ui.jacobianButton.checked = False
-        self.review.showCheckerboard(self.parameters.fixedVolume, self.parameters.outputVolume)
+        self.show("checkerboard")
+
+    def onSideBySide(self, checked):
+        if checked and not self._picture:
+            self.show("overlay" if self._front() is not None else "before")
+        self.review.setSideBySide(checked)
+        # the views get their size only when the event loop runs again
+        rows = self.review.sideBySide
+        qt.QTimer.singleShot(0, rows.match if checked else rows.restorePlaces)
 
     def onJacobian(self, checked):
-        jacobian = self.parameters.outputJacobian
-        front = jacobian if checked else self._front()
-        if front is not None:
-            self._show(front)
-        self.ui.jacobianButton.checked = checked
-        review.showLegend(jacobian, checked)
+        self._showMap("jacobian", checked)
+
+    def onMagnitude(self, checked):
+        self._showMap("magnitude", checked)
+
+    def _showMap(self, picture, checked):
+        if checked:
+            self.show(picture)
+        elif self._front() is not None:
+            self.show("overlay")
+        else:
+            self._mark("")
 
     def onGrid(self, checked):
         review.showGrid(self.parameters.outputTransform, self.parameters.fixedVolume, checked)
 
-    def onMagnitude(self, checked=False):
-        self._show(review.displacementMagnitude(self.parameters.outputTransform, self.parameters.fixedVolume))
+    # Measures
 
-    def onMeasures(self, checked=False):
-        table = review.measuresTable(self.logic.job, self.panel.carried("carriedLabels"))
-        self.panel.showStatus(_("The measures are in the table '{name}'.").format(name=table.GetName()))
+    def _rows(self):
+        return measures.measuresOf(self._outputs(), self.panel.carried("carriedLabels"))
+
+    def onMeasures(self, checked):
+        """Show the measures below the button, and keep them in a table node of the scene."""
+        self.ui.measuresButton.checked = checked
+        self._fillTable(self._rows() if checked else [])
+        if checked:
+            measures.table(self._outputs(), self.panel.carried("carriedLabels"))
+
+    def _fillTable(self, rows):
+        self.ui.measuresButton.checked = bool(rows)
+        self.ui.measuresFrame.visible = bool(rows)
+        self.ui.measuresTable.setRowCount(len(rows))
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row):
+                self.ui.measuresTable.setItem(number, column, qt.QTableWidgetItem(text))
+        self.ui.measuresTable.resizeColumnToContents(0)
+
+    def onCopyMeasures(self, checked=False):
+        slicer.app.clipboard().setText(measures.asText(self._rows()))
+        self.panel.showStatus(_("The measures are on the clipboard."))
+
+    def onSaveMeasures(self, checked=False):
+        """Ask for a file, and write the measures there."""
+        suggestion = os.path.join(slicer.mrmlScene.GetRootDirectory() or "", "SynthMorph measures.csv")
+        path = qt.QFileDialog.getSaveFileName(self.ui.measuresFrame, _("Save the measures"), suggestion,
+                                              _("Comma-separated values (*.csv)"))
+        if not path:
+            return
+        try:
+            measures.writeCSV(self._rows(), path)
+        except OSError as error:
+            message = _("The measures could not be written ({why}): choose another place.").format(why=error.strerror)
+            self.panel.showError({"message": message, "details": str(error)})
+            return
+        self.panel.showStatus(_("The measures are in '{path}'.").format(path=path))
 
     def _onMouseMoved(self, caller, event):
         point = [0.0] * 3
         text = ""
         if self.parameters is not None and caller.GetCursorPositionRAS(point):
-            text = review.valuesAt(point, self.parameters.outputTransform, self.parameters.outputJacobian)
+            text = measures.valuesAt(point, self.parameters.outputTransform, self.parameters.outputJacobian)
         self.ui.mouseLabel.text = text or "-"

@@ -16,8 +16,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS
 ATTRIBUTE = "SynthMorph."
-FOLDED = -99.0  # stands in Jacobian maps where there is no logarithm
-FOLDING_COLOR = (1.0, 0.0, 1.0)
+CARRIED_ROLE = "SynthMorphCarriedFrom"  # from a carried copy to what it is a copy of
 SMALLEST_SIDE = 8  # voxels; below it a volume is a slice, not a head
 
 
@@ -38,15 +37,16 @@ def inputProblem(node):
     return ""
 
 
-def parentProblem(node):
+def parentProblem(node, ownCounts=False):
     """Why the node's place in the world cannot be taken over, or an empty string.
 
-    A transform of ours to which :func:`attach` has tied the node does not count.
+    :param ownCounts: False if a transform of ours, to which :func:`attach` has tied the node, is to be looked past.
     """
     parent = node.GetParentTransformNode()
-    while parent is not None and parent.GetAttribute(ATTRIBUTE + "copyOf"):
+    while parent is not None and parent.GetAttribute(ATTRIBUTE + "copyOf") and not ownCounts:
         parent = parent.GetParentTransformNode()
-    if parent is not None and not parent.GetAttribute(ATTRIBUTE + "lambda") and not parent.IsTransformToWorldLinear():
+    own = parent is not None and parent.GetAttribute(ATTRIBUTE + "lambda") and not ownCounts
+    if parent is not None and not own and not parent.IsTransformToWorldLinear():
         return _("'{name}' is under a non-linear transform: harden the transform on a copy, or remove it.").format(
             name=node.GetName())
     return ""
@@ -164,47 +164,6 @@ def setVolumeOnFixed(volumeNode, array, fixedNode):
         slicer.util.updateVolumeFromArray(volumeNode, array)
 
 
-def setJacobian(volumeNode, determinant, fixedNode):
-    """Fill a volume with log2 of the Jacobian determinant and colour it: red grows, blue shrinks, magenta folds.
-
-    The number and share of folding voxels are kept as attributes.
-    """
-    folds = ~(determinant > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logarithm = np.where(folds, FOLDED, np.log2(determinant)).astype(np.float32)
-    setVolumeOnFixed(volumeNode, logarithm, fixedNode)
-    volumeNode.SetAttribute(ATTRIBUTE + "foldingVoxels", str(int(folds.sum())))
-    volumeNode.SetAttribute(ATTRIBUTE + "foldingPercent", f"{100 * folds.mean():.4f}")
-    volumeNode.SetAttribute(ATTRIBUTE + "smallestJacobian", f"{determinant.min():.4f}")
-    if volumeNode.GetDisplayNode() is None:
-        volumeNode.CreateDefaultDisplayNodes()
-    limit = next((limit for limit in (1.0, 2.0) if np.mean(np.abs(logarithm[~folds]) > limit) < 0.001), 3.0)
-    display = volumeNode.GetDisplayNode()
-    display.SetAndObserveColorNodeID(jacobianColors().GetID())
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevel(2 * limit, 0.0)
-    display.SetInterpolate(False)  # or folding voxels would bleed into colours that mean something else
-
-
-def jacobianColors():
-    """The diverging colour table of Jacobian maps: white where nothing changes, its lowest entry marks folding."""
-    name = "SynthMorph volume change"
-    existing = slicer.mrmlScene.GetFirstNodeByName(name)
-    if existing is not None:
-        return existing
-    table = slicer.vtkMRMLColorTableNode()
-    table.SetTypeToUser()
-    table.SetName(name)
-    table.SetNumberOfColors(256)
-    anchors = np.array([0, 0.25, 0.5, 0.75, 1.0])
-    colors = np.array([[0.02, 0.19, 0.38], [0.26, 0.58, 0.76], [1, 1, 1], [0.84, 0.38, 0.30], [0.40, 0, 0.12]])
-    for index in range(256):
-        color = [np.interp(index / 255, anchors, channel) for channel in colors.T] if index else FOLDING_COLOR
-        table.SetColor(index, f"{index}", *color, 1.0)
-    slicer.mrmlScene.AddNode(table)
-    return table
-
-
 def copyWindow(source, target):
     """Give a volume the window, level and colours of another."""
     if target.GetDisplayNode() is None:
@@ -236,26 +195,30 @@ def attach(movingNode, transformNode):
     movingNode.SetAndObserveTransformNodeID(copy.GetID())
 
 
-def detached(movingNode):
-    """The volume's linear parent transform (to world, RAS) as it was before :func:`attach`."""
-    parent = movingNode.GetParentTransformNode()
+def detached(node):
+    """A node's linear parent transform (to world, RAS) as it was before :func:`attach`."""
+    parent = node.GetParentTransformNode()
     if parent is None or parent.GetAttribute(ATTRIBUTE + "lambda"):
         return np.eye(4)
     if parent.GetAttribute(ATTRIBUTE + "copyOf"):
         matrix = vtk.vtkMatrix4x4()
         parent.GetMatrixTransformToParent(matrix)
         return toArray(matrix)
-    return parentToWorld(movingNode)
+    return parentToWorld(node)
 
 
 def carryPoints(source, target, movingToFixed):
     """Make ``target`` the markups or model ``source`` in the fixed volume's space."""
     parent = source.GetParentTransformNode()
     target.CopyContent(source)
+    target.SetNodeReferenceID(CARRIED_ROLE, source.GetID())
     target.SetAndObserveTransformNodeID(None)
     if parent is not None:
         toWorld = vtk.vtkGeneralTransform()
-        parent.GetTransformToWorld(toWorld)
+        if parentProblem(source):  # non-linear, and points can bear that
+            parent.GetTransformToWorld(toWorld)
+        else:
+            toWorld.Concatenate(toVTKMatrix(detached(source)))
         target.ApplyTransform(toWorld)
     target.ApplyTransform(movingToFixed)
     if target.GetDisplayNode() is None:
@@ -264,8 +227,27 @@ def carryPoints(source, target, movingToFixed):
             target.GetDisplayNode().CopyContent(source.GetDisplayNode())
 
 
-def subjectHierarchyFolder(name, nodes):
-    """The folder of one registration: the one its nodes already share, or a new one; then put the nodes there."""
+def carriedCopy(source, relatives):
+    """The copy that :func:`carryPoints` made of a node for an earlier run with the same outputs, or None.
+
+    :param relatives: the outputs that are updated in place; the copy lies in their folder.
+    """
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    folders = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in relatives}
+    nodes = slicer.mrmlScene.GetNodesByClass(source.GetClassName())
+    for index in range(nodes.GetNumberOfItems()):
+        node = nodes.GetItemAsObject(index)
+        if (node.GetNodeReferenceID(CARRIED_ROLE) == source.GetID()
+                and hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) in folders):
+            return node
+    return None
+
+
+def subjectHierarchyFolder(name, nodes, values):
+    """The folder of one registration: the one its nodes already share, or a new one; then put the nodes there.
+
+    :param values: what to write on the folder, as on the nodes.
+    """
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     items = [hierarchy.GetItemByDataNode(node) for node in nodes]
     folder = 0
@@ -276,10 +258,26 @@ def subjectHierarchyFolder(name, nodes):
     if not folder:
         folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
         hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", "1")
+    for key, value in values.items():
+        hierarchy.SetItemAttribute(folder, ATTRIBUTE + key, str(value))
     for item in items:
         if item:
             hierarchy.SetItemParent(item, folder)
     return folder
+
+
+def putBeside(node, other):
+    """Put a node into the folder in which another one lies."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item, beside = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(other)
+    if item and beside:
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(beside))
+
+
+def originOf(node):
+    """Fixed and moving volume that a node came from, or None and None."""
+    return (node.GetNodeReference(slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole()),
+            node.GetNodeReference(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole()))
 
 
 def setProvenance(nodes, fixedNode, movingNode, values):

@@ -28,7 +28,7 @@ def layersOf(node, referenceVolume):
     :return: list of layers, and list of (ID, segment) of the segments that are empty.
     """
     segmentation = _onVoxels(node, referenceVolume)
-    parent = scene.parentToWorld(node)
+    parent = scene.detached(node)
     layers, empty = [], []
     for index in range(segmentation.GetNumberOfLayers(BINARY)):
         identifiers = segmentation.GetSegmentIDsForLayer(index, BINARY)
@@ -68,16 +68,18 @@ def fill(node, warped, empty, fixedNode):
 
 def volumesOf(node):
     """Volumes in millilitres by segment name, to compare before and after."""
-    volumes = {}
+    volumes, counted = {}, {}
     segmentation = node.GetSegmentation()
     for index in range(segmentation.GetNumberOfSegments()):
         segment = segmentation.GetNthSegment(index)
         image = segment.GetRepresentation(BINARY)
         volumes[segment.GetName()] = 0.0
         if image is not None and not image.IsEmpty():
-            array, matrix = _arrayOf(image)
-            voxel = abs(np.linalg.det(matrix[:3, :3])) / 1000
-            volumes[segment.GetName()] = float(np.count_nonzero(array == segment.GetLabelValue()) * voxel)
+            if image not in counted:  # many segments share one image
+                array, matrix = _arrayOf(image)
+                counted[image] = dict(zip(*np.unique(array, return_counts=True))), abs(np.linalg.det(matrix[:3, :3]))
+            counts, voxel = counted[image]
+            volumes[segment.GetName()] = float(counts.get(segment.GetLabelValue(), 0) * voxel / 1000)
     return volumes
 
 

@@ -1,10 +1,13 @@
 """The core scenario, for the module's test class: made-up heads, so that no data has to be fetched."""
 
+import time
+
 import numpy as np
 import slicer
 import vtk
 
-from . import environment, review, scene, segments
+from . import environment, measures, scene, segments
+from .parameters import ModelChoice, TransformType
 
 SHIFT = np.array([10.0, 0.0, 0.0])  # RAS mm
 
@@ -51,7 +54,7 @@ def checkSigns(test):
     world = [0.0] * 3
     markups.GetNthControlPointPositionWorld(0, world)
     np.testing.assert_allclose(world, [0, 0, 0], atol=0.01)
-    test.assertTrue(review.valuesAt((0, 0, 0), node, None).startswith("displacement 10.0 mm"))
+    test.assertTrue(measures.valuesAt((0, 0, 0), node, None).startswith("displacement 10.0 mm"))
 
 
 def checkRegistration(test, logic):
@@ -89,6 +92,57 @@ def checkRegistration(test, logic):
     logic.changeRegularization(0.9)
     test.assertEqual({name: node.GetID() for name, node in logic.job.outputs.items()}, shown)
     test.assertEqual(outputs["transform"].GetAttribute("SynthMorph.lambda"), "0.9")
+
+
+def checkPanel(test):
+    """Press the buttons: register, look at it, start again and cancel.  Works without a main window, too."""
+    widget = slicer.util.getModuleWidget("SynthMorphSlicer")
+    fixed, moving = headVolume("fixed"), headVolume("moving", center=(8.0, -5.0, 4.0))
+    widget.enter()
+    panel, ui = widget.panel, widget.panel.ui
+    try:
+        test.assertFalse(ui.applyButton.enabled)
+        ui.fixedVolumeSelector.setCurrentNode(fixed)
+        ui.movingVolumeSelector.setCurrentNode(moving)
+        if not environment.isReady():
+            test.assertIn("PyTorch", ui.applyButton.toolTip)
+            return
+        _choose(ui.modelComboBox, ModelChoice.COMPACT.label())
+        _choose(ui.transformTypeComboBox, TransformType.AFFINE.label())
+        ui.deviceComboBox.currentIndex = ui.deviceComboBox.findData("cpu")
+        ui.applyButton.click()
+        test.assertTrue(panel.logic.isBusy())
+        _wait(test, lambda: not panel.logic.isBusy())
+        test.assertTrue(ui.errorLabel.isHidden(), ui.errorLabel.text)
+        moved = panel.parameters.outputVolume
+        test.assertLess(_difference(fixed, moved), 0.6 * _difference(fixed, moving))
+        for number in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")):
+            view = slicer.mrmlScene.GetNthNodeByClass(number, "vtkMRMLSliceCompositeNode")
+            test.assertEqual((view.GetBackgroundVolumeID(), view.GetForegroundVolumeID()),
+                             (fixed.GetID(), moved.GetID()))
+        before = slicer.util.arrayFromVolume(moved).copy()
+        ui.applyButton.click()
+        _wait(test, lambda: ui.progressBar.value > 0)
+        started = time.monotonic()
+        _wait(test, lambda: time.monotonic() - started > 0.5)  # a click right after the first would be a double click
+        ui.applyButton.click()
+        test.assertFalse(panel.logic.isBusy())
+        np.testing.assert_array_equal(slicer.util.arrayFromVolume(moved), before)
+    finally:
+        panel.logic.cancel()
+        widget.exit()
+
+
+def _choose(comboBox, text):
+    comboBox.currentIndex = comboBox.findText(text)
+
+
+def _wait(test, condition, seconds=600):
+    end = time.monotonic() + seconds
+    while not condition():
+        test.assertLess(time.monotonic(), end, "the panel takes too long")
+        slicer.app.processEvents()
+        time.sleep(0.01)
 
 
 def _difference(first, second):

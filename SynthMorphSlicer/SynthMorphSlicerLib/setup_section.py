@@ -4,7 +4,7 @@ import ctk
 import slicer
 from slicer.i18n import tr as _
 
-from . import environment
+from . import environment, installing
 
 ROLES = {"joint": ("affine", "deform"), "affine": ("affine",), "rigid": ("rigid",), "deform": ("deform",)}
 
@@ -15,6 +15,7 @@ class SetupSection:
     def __init__(self, ui, logic, panel):
         self.ui, self.logic, self.panel = ui, logic, panel
         self._updating = False
+        self._installation = None
         ui.pythonPathLineEdit.filters = ctk.ctkPathLineEdit.Files
         ui.weightsPathLineEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.installButton.connect("clicked(bool)", self.onInstall)
@@ -33,19 +34,22 @@ class SetupSection:
         ui.pythonPathLineEdit.currentPath = environment.otherPython()
         ui.weightsPathLineEdit.currentPath = environment.weightsFolder()
         self._updating = False
-        ui.installButton.visible = not ready
+        ui.installButton.visible = not ready or self.isInstalling()
+        ui.installButton.text = _("Cancel the installation") if self.isInstalling() else _("Install PyTorch")
         ui.fetchButton.enabled = ui.clearCacheButton.enabled = ready
         if not ready:
-            ui.setupLabel.text = environment.installDescription()
+            ui.setupLabel.text = installing.description()
             ui.setupCollapsibleButton.collapsed = False
         elif environment.otherPython():
             ui.setupLabel.text = _("Registrations run in {python}.").format(python=environment.otherPython())
         else:
             ui.setupLabel.text = _("PyTorch {version} is installed.").format(version=environment.torchVersion())
         catalogue = environment.catalogue()
-        ui.weightsLabel.text = _("The compact model comes with this extension. The official weights (FreeSurfer's "
-                                 "SynthMorph, {licence}) take {size:.1f} GB.").format(
-            licence=catalogue["official_licence"], size=sum(e["bytes"] for e in catalogue["official"]) / 1e9)
+        ui.weightsLabel.text = environment.weightsFolderProblem() or _(
+            "The compact model comes with this extension and is ready. The official weights (FreeSurfer's SynthMorph, "
+            "{licence}) take {size:.1f} GB.").format(
+                licence=catalogue["official_licence"], size=sum(e["bytes"] for e in catalogue["official"]) / 1e9)
+        self.onCollapsed(ui.setupCollapsibleButton.collapsed)
 
     def onCollapsed(self, collapsed):
         """Look at the weights when the section is unfolded; that is the first time anyone wants to know."""
@@ -58,16 +62,63 @@ class SetupSection:
         lines = [_("{name}: {state}").format(name=model["name"], state=states[model["state"]])
                  for model in answer["models"]]
         lines.append(_("Cache folder: {folder}").format(folder=answer["folder"]))
-        lines.append(answer["choice"])
+        lines.append(environment.weightsFolderProblem() or answer["choice"])
         self.ui.weightsLabel.text = "\n".join(lines)
 
+    # Installing
+
+    def isInstalling(self):
+        """True while packages are installed in the background."""
+        return self._installation is not None and self._installation.isRunning()
+
+    def poll(self):
+        """Hear what the installer says; called regularly."""
+        if self._installation is not None:
+            self._installation.poll()
+
+    def close(self):
+        """End an installation that is under way."""
+        if self._installation is not None:
+            self._installation.cancel()
+
     def onInstall(self, checked=False):
-        """Install what the text above the button says."""
-        if slicer.util.confirmOkCancelDisplay(environment.installDescription(), _("Install PyTorch")):
-            with slicer.util.WaitCursor():
-                message = environment.installTorch()
-            self.panel.showStatus(message)
+        """Install what the text above the button says, after asking; or stop doing so."""
+        if self.isInstalling():
+            self._installation.cancel()
             self.refresh()
+            self.panel.showStatus(_("The installation was cancelled; press Install PyTorch to start again."))
+            return
+        if not slicer.util.confirmOkCancelDisplay(installing.description(), _("Install PyTorch")):
+            return
+        if installing.torchLogic() is None:
+            self.panel.showStatus(installing.installExtension())
+            return
+        with slicer.util.WaitCursor():
+            commands = installing.torchCommands()
+            if commands is None:
+                self._torchInstalled(installing.installTorchBlocking())
+                return
+        self._install(_("Installing PyTorch"), commands,
+                      lambda why: self._torchInstalled(installing.failure(why) if why else ""))
+
+    def _install(self, stage, commands, onFinished):
+        self._installation = installing.Installation(commands, self.panel.log, onFinished)
+        self.panel.watch(stage, indefinite=True)
+        self.refresh()
+
+    def _torchInstalled(self, message):
+        """Try the new torch in a process of its own, where a broken one does no harm."""
+        self.refresh()
+        self.panel.showStatus(message)
+        if environment.isReady():
+            self.logic.ask("probe", onResult=self._probed, onError=self.panel.showError, inquiry=True)
+
+    def _probed(self, answer):
+        devices = ", ".join(device["name"] for device in answer["devices"]) or _("the CPU")
+        self.panel.showStatus(_("PyTorch {version} works, on {devices}.").format(
+            version=answer["torch"], devices=devices))
+
+    # Weights
 
     def onFetch(self, checked=False):
         """Download the official weights that the chosen transform type needs, after showing their licence."""
@@ -78,16 +129,28 @@ class SetupSection:
                  "cancelled and continued later.").format(
             attribution=catalogue["official_attribution"], licence=catalogue["official_licence"],
             files=", ".join(entry["name"] for entry in entries), size=sum(e["bytes"] for e in entries) / 1e9)
-        if environment.needsHdf5():
+        if installing.needsHdf5():
             text += "\n\n" + _("The small Python package h5py, which reads these files, is installed too.")
         if not slicer.util.confirmOkCancelDisplay(text, _("Official SynthMorph weights")):
             return
-        if environment.needsHdf5():
-            slicer.util.pip_install("h5py")
+        if installing.needsHdf5():
+            self._install(_("Installing h5py"), installing.hdf5Commands(), lambda why: self._hdf5Installed(why, roles))
+        else:
+            self._fetch(roles)
+
+    def _hdf5Installed(self, why, roles):
+        self.refresh()
+        if why:
+            self.panel.showError({"message": _("h5py could not be installed ({why}).").format(why=why), "details": ""})
+        else:
+            self._fetch(roles)
+
+    def _fetch(self, roles):
         self.logic.ask("fetch", onResult=self._fetched, onError=self.panel.showError,
                        onProgress=lambda m: self.panel.showProgress(m["stage"], m["fraction"], m["message"]),
                        roles=list(roles))
-        self.panel.watch(_("Downloading"))
+        self.panel.watch(_("Downloading"), whenCancelled=_("Cancelled; the next download continues where this one "
+                                                           "stopped."))
 
     def _fetched(self, answer):
         self._showWeights(answer)

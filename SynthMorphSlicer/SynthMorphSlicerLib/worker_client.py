@@ -112,15 +112,14 @@ class WorkerClient:
         self._pending.clear()
         process, self._process = self._process, None
         if process is not None:
-            _endTree(process)
+            endTree(process)
 
     def _start(self):
         command = self._command()
-        options = {"start_new_session": True} if os.name != "nt" else {"creationflags": _CREATE_NO_WINDOW}
         self._log.clear()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          stderr=subprocess.PIPE,
-                                         env=self._environment() if self._environment else None, **options)
+                                         env=self._environment() if self._environment else None, **processOptions())
         logging.debug("SynthMorph worker started: %s", command)
         for target in (self._readMessages, self._readLog):
             threading.Thread(target=target, args=(self._process,), daemon=True).start()
@@ -176,7 +175,12 @@ def _whyEnded(code, log):
     return f"The registration process ended unexpectedly (code {code}); your scene is unchanged, and you can try again."
 
 
-def _endTree(process):
+def processOptions():
+    """How to start a process so that :func:`endTree` can end it with all it starts."""
+    return {"start_new_session": True} if os.name != "nt" else {"creationflags": _CREATE_NO_WINDOW}
+
+
+def endTree(process):
     """Kill a process and everything it started; PythonSlicer is itself a launcher with the real Python as a child."""
     if process.poll() is None:
         if os.name == "nt":

@@ -12,6 +12,7 @@ A request holds ``id`` (a number of the sender's choice), ``command`` and the co
   a quick preview without its refinement (``refine`` false). While several wait, only the newest counts: the others
   are answered with ``superseded``.
 * ``release``: forget the model and the last registration, and free the device's memory.
+* ``transform``: ``path`` of a transform file and a ``folder``; answers with ``fixed_to_moving`` as ``register`` does.
 * ``weights``: which weights there are. ``fetch``: download those of ``roles``. ``clear``: empty the cache of weights.
 
 ``outputs`` names a ``folder`` and what to write there: ``moved`` and ``jacobian`` (booleans) and ``labels`` (a list

@@ -57,7 +57,7 @@ class Worker:
         self.refine: int | None = None  # iterations that the last registration was asked to refine
         self.commands: dict[str, Callable[[Message], Message]] = {
             "probe": self.probe, "register": self.register, "relambda": self.relambda, "release": self.release,
-            "weights": self.weights, "fetch": self.fetch, "clear": self.clear}
+            "weights": self.weights, "fetch": self.fetch, "clear": self.clear, "transform": self.transform}
 
     # the loop
 
@@ -193,6 +193,12 @@ class Worker:
         freed = weights.clear()
         return {**self.weights(request), "freed": freed}
 
+    def transform(self, request: Message) -> Message:
+        """A transform from a file of any format the engine reads; needs no torch."""
+        from .transforms import read_transform
+        transform = read_transform(request["path"])
+        return {"fixed_to_moving": _describe_transform(transform, Path(request["folder"]) / "field.npy")}
+
     # parts
 
     def _iterations(self, model: Model) -> int:
@@ -293,14 +299,16 @@ def _describe_transform(transform: Any, path: Path) -> Message:
     import SimpleITK as sitk
 
     from .geometry import Space, sitk_affine_to_matrix
-    if transform.GetName() != "CompositeTransform":
+    if transform.IsLinear():
         return {"affine": sitk_affine_to_matrix(transform).tolist(), "field": None, "matrix": None}
-    composite = sitk.CompositeTransform(transform)
-    affine, residual = (composite.GetNthTransform(n) for n in (0, 1))  # ITK applies the last one first
+    affine, residual = np.eye(4), transform
+    if transform.GetName() == "CompositeTransform":
+        composite = sitk.CompositeTransform(transform)
+        first, residual = (composite.GetNthTransform(n) for n in (0, 1))  # ITK applies the last one first
+        affine = sitk_affine_to_matrix(first.Downcast())
     field = sitk.DisplacementFieldTransform(residual).GetDisplacementField()
     np.save(path, sitk.GetArrayFromImage(field).astype(np.float32))
-    return {"affine": sitk_affine_to_matrix(affine.Downcast()).tolist(), "field": str(path),
-            "matrix": Space.of(field).matrix.tolist()}
+    return {"affine": affine.tolist(), "field": str(path), "matrix": Space.of(field).matrix.tolist()}
 
 
 def _listen(stream: TextIO, worker: Worker) -> None:

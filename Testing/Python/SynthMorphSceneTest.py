@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
-from SynthMorphSlicerLib import review, scene, segments
+from SynthMorphSlicerLib import maps, measures, review, scene, segments
 from SynthMorphSlicerLib.selftest import checkSigns, headVolume
 
 OBLIQUE = np.array([[0.8, -0.5, 0.1, 10], [0.4, 0.9, -0.6, -20], [0.1, 0.6, 2.1, 5], [0, 0, 0, 1]])
@@ -210,6 +210,11 @@ class SynthMorphSceneTest(unittest.TestCase):
             old, new = (node.GetSegmentation().GetSegment(identifier) for node in (source, target))
             self.assertEqual(new.GetName(), old.GetName())
             self.assertEqual(new.GetColor(), old.GetColor())
+        expected = {f"Segment {identifier}": voxels * 1.5 * 1.5 * 2 / 1000 for identifier, voxels in
+                    (("large", 15**3), ("inside", 6**3), ("apart", 6**3), ("empty", 0))}
+        for node in (source, target):
+            self.assertEqual(segments.volumesOf(node), {name: expected[name] for name in segments.volumesOf(node)})
+            self.assertEqual(len(segments.volumesOf(node)), 4)
         tag = vtk.mutable("")
         self.assertTrue(target.GetSegmentation().GetSegment("apart").GetTag("TerminologyEntry", tag))
         self.assertIn("Segmentation category", str(tag))
@@ -251,21 +256,37 @@ class SynthMorphSceneTest(unittest.TestCase):
         np.testing.assert_allclose(model.GetPolyData().GetCenter(), [0, 0, 0], atol=1e-3)
 
     def test_jacobianMap(self):
+        """Folding is told from shrinking, however strong; the map's neighbours in value keep a colour of the scale."""
         fixed = volume(np.diag([2.0, 2, 2, 1]))
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
         determinant = np.full((20, 24, 28), 2.0, np.float32)
-        determinant[:5], determinant[5, 5, 5] = 1.0, -0.2
-        scene.setJacobian(node, determinant, fixed)
+        determinant[:5], determinant[5, 5, 5], determinant[6, 6, 6] = 1.0, -0.2, 1e-6
+        marks = maps.setJacobian(node, determinant, fixed)
         values = slicer.util.arrayFromVolume(node)
-        self.assertEqual((values[0, 0, 0], values[10, 0, 0], values[5, 5, 5]), (0.0, 1.0, scene.FOLDED))
+        self.assertEqual((values[0, 0, 0], values[10, 0, 0], values[5, 5, 5]), (0.0, 1.0, maps.FOLDED))
         self.assertEqual(node.GetAttribute("SynthMorph.foldingVoxels"), "1")
         self.assertEqual(node.GetDisplayNode().GetLevel(), 0.0)
+        table = node.GetDisplayNode().GetColorNode()
         color = [0.0] * 4
-        node.GetDisplayNode().GetColorNode().GetColor(0, color)
-        np.testing.assert_allclose(color[:3], scene.FOLDING_COLOR)
-        self.assertEqual(review.valuesAt((30, 20, 30), None, node), "local volume +100 %")
-        self.assertEqual(review.valuesAt((10, 10, 10), None, node), "folding")
-        self.assertIs(scene.jacobianColors(), scene.jacobianColors())
+        for index in range(table.GetNumberOfColors()):
+            table.GetColor(index, color)
+            self.assertGreater(np.abs(np.subtract(color[:3], maps.FOLDING_COLOR)).max(), 0.3)
+        table.GetColor(128, color)
+        self.assertGreater(min(color[:3]), 0.97)  # white where nothing changes
+        folding = slicer.util.arrayFromSegmentBinaryLabelmap(marks[0], "folding", fixed)
+        self.assertEqual(np.argwhere(folding).tolist(), [[5, 5, 5]])
+        self.assertEqual(marks[0].GetSegmentation().GetSegment("folding").GetColor(), maps.FOLDING_COLOR)
+        self.assertEqual(measures.valuesAt((30, 20, 30), None, node), "local volume +100 %")
+        self.assertEqual(measures.valuesAt((10, 10, 10), None, node), "folding")
+        self.assertEqual(measures.valuesAt((12, 12, 12), None, node), "local volume -100 %")
+
+        maps.showMarks(node, False)
+        self.assertFalse(marks[0].GetDisplayNode().GetVisibility())
+        self.assertEqual(maps.setJacobian(node, determinant, fixed), marks)  # updated in place
+        determinant[5, 5, 5] = 0.5
+        self.assertEqual(maps.setJacobian(node, determinant, fixed), [])
+        self.assertIsNone(node.GetNodeReference(maps.FOLDING_ROLE))
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
 
     def test_displacementMagnitudeAndGrid(self):
         fixed = headVolume("fixed")
@@ -273,8 +294,12 @@ class SynthMorphSceneTest(unittest.TestCase):
         shift[:3, 3] = [6, 0, 8]
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "t")
         scene.setTransform(node, scene.vtkTransform(description(self.folder, shift)))
-        magnitude = slicer.util.arrayFromVolume(review.displacementMagnitude(node, fixed))
-        np.testing.assert_allclose(magnitude, 10.0, atol=1e-4)
+        magnitude = maps.displacement(node, fixed)
+        np.testing.assert_allclose(slicer.util.arrayFromVolume(magnitude), 10.0, atol=1e-4)
+        self.assertIn("(mm)", magnitude.GetName())
+        scene.setTransform(node, scene.vtkTransform(description(self.folder)))
+        self.assertIs(maps.displacement(node, fixed), magnitude)  # one for a transform
+        np.testing.assert_allclose(slicer.util.arrayFromVolume(magnitude), 0.0, atol=1e-4)
         review.showGrid(node, fixed, True)
         self.assertAlmostEqual(node.GetDisplayNode().GetGridSpacingMm(), 224 / review.GRID_LINES, delta=0.5)
         self.assertTrue(review.isGridVisible(node))

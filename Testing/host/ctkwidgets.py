@@ -154,10 +154,12 @@ class ctkPathLineEdit(pythonqt.Accent, QtWidgets.QWidget):
         layout.addWidget(self._edit)
         layout.addWidget(QtWidgets.QToolButton(self, text="…"))
         self._filters = 0
+        self._nameFilters = []
         self._settingKey = ""
 
     currentPath = Property(str, lambda self: self._edit.text(), lambda self, path: self._edit.setText(path))
     filters = Property(int, lambda self: self._filters, _store("_filters"))
+    nameFilters = Property("QStringList", lambda self: self._nameFilters, _store("_nameFilters"))
     settingKey = Property(str, lambda self: self._settingKey, _store("_settingKey"))
 
 

@@ -149,6 +149,10 @@ class Application:
     def startupEnvironment(self):
         return Environment(os.environ)
 
+    def clipboard(self):
+        from PySide6 import QtGui
+        return QtGui.QGuiApplication.clipboard()
+
     def testingEnabled(self):
         return True
 
@@ -202,6 +206,7 @@ class Host:
         scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, self._nodeAdded)
         layoutManager = views.LayoutManager(applicationLogic, scene)
         slicer.app = Application(applicationLogic, layoutManager)
+        slicer.qSlicerScriptedLoadableModule, slicer.qSlicerScriptedLoadableModuleWidget = Module, ModuleWidget
 
     def _addCoreModules(self, scene, applicationLogic):
         slicer.modules = types.SimpleNamespace()

@@ -75,12 +75,15 @@ class _View:
 class SliceWidget(_View):
     """qMRMLSliceWidget: a slice node, its logic and, when rendered, the picture."""
 
-    def __init__(self, name, orientation, applicationLogic, scene):
+    def __init__(self, name, orientation, applicationLogic, scene, node=None):
         self._logic = slicer.vtkMRMLSliceLogic()
         self._logic.SetMRMLApplicationLogic(applicationLogic)
         self._logic.SetMRMLScene(scene)
-        node = self._logic.AddSliceNode(name)
-        node.SetOrientation(orientation)
+        if node is None:
+            node = self._logic.AddSliceNode(name)
+            node.SetOrientation(orientation)
+        else:  # the layout has made it
+            self._logic.SetSliceNode(node)
         node.SetDimensions(400, 400, 1)
         applicationLogic.GetSliceLogics().AddItem(self._logic)
         super().__init__(node, slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), SLICE_MANAGERS,
@@ -145,9 +148,19 @@ class LayoutManager:
         self._slices = {name: SliceWidget(name, orientation, applicationLogic, scene) for name, orientation in
                         (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal"))}
         self._threeD = ThreeDWidget(applicationLogic, scene)
+        self._applicationLogic, self._scene = applicationLogic, scene
         self._layoutLogic = slicer.vtkMRMLLayoutLogic()
         self._layoutLogic.SetMRMLScene(scene)
-        self._applicationLogic = applicationLogic
+        self._layoutLogic.GetLayoutNode().AddObserver(vtk.vtkCommand.ModifiedEvent, self._onLayoutChanged)
+
+    def _onLayoutChanged(self, layoutNode, event):
+        """Make the slice views that a layout needs, as Slicer does; they stay when the layout goes."""
+        wanted = self._layoutLogic.GetViewNodes()
+        for index in range(wanted.GetNumberOfItems()):
+            node = wanted.GetItemAsObject(index)
+            if node.IsA("vtkMRMLSliceNode") and node.GetLayoutName() not in self._slices:
+                self._slices[node.GetLayoutName()] = SliceWidget(node.GetLayoutName(), node.GetOrientation(),
+                                                                 self._applicationLogic, self._scene, node)
 
     def sliceViewNames(self):
         return tuple(self._slices)

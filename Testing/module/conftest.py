@@ -16,7 +16,8 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 sys.path[:0] = [str(ROOT / "Testing" / "host"), str(ROOT / "Testing" / "Python"), str(MODULE.parent)]
 
 if MISSING:
-    collect_ignore_glob = ["test_panel*.py", "test_scene.py", "test_host.py", "test_worker.py"]
+    collect_ignore_glob = ["test_panel*.py", "test_scene.py", "test_host.py", "test_worker.py", "test_logic.py",
+                           "test_installed.py"]
 
 
 def pytest_report_header(config):
@@ -50,3 +51,35 @@ def noSwallowedErrors(request):
     yield
     sys.excepthook, sys.unraisablehook = previous
     assert not swallowed, swallowed
+
+
+@pytest.fixture
+def panel(host, module, monkeypatch):
+    """The panel as a user finds it: entered, empty scene."""
+    import slicer
+    from SynthMorphSlicerLib import environment
+    monkeypatch.setattr(environment, "isReady", lambda: True)
+    widget = module.widgetRepresentation()
+    slicer.mrmlScene.Clear(0)
+    if not widget.isEntered:
+        widget.enter()
+    panel = widget.self().panel
+    panel.ui.setupCollapsibleButton.collapsed = True
+    panel._followed = panel.parameters.regularization
+    yield panel
+    panel.logic.cancel()
+    slicer.mrmlScene.Clear(0)
+    widget.exit()
+
+
+@pytest.fixture
+def ready(panel):
+    """Two volumes chosen, the fast settings set, everything by the widgets."""
+    from workplace import twoHeads
+    fixed, moving = twoHeads()
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    panel.ui.modelComboBox.currentIndex = panel.ui.modelComboBox.findText("Compact (comes with this extension)")
+    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
+    panel.ui.refinementSpinBox.value = 0
+    return panel

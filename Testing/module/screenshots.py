@@ -3,7 +3,9 @@
     python Testing/module/screenshots.py [FOLDER]
 
 Runs the module on the test host and presses its buttons.  The scans are two patients of the open MS data of Ljubljana
-(CC BY, Lesjak et al., Neuroinformatics 2016 and 2017), where the data pack is found, else made-up heads.
+(CC BY, Lesjak et al., Neuroinformatics 2016 and 2017), where the data pack is found, else made-up heads.  One of them
+comes without the skull.  The other's is taken off, by a registration of its own that tells which voxels belong to the
+brain: a map of how a skull shrinks to nothing would be true, and would show little of the brain.
 """
 
 import sys
@@ -14,45 +16,52 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conftest import DATA, MODULE, ROOT  # noqa: E402
 
 SIZE = (420, 420)
-PANEL_SIZE = (470, 900)
+PANEL_SIZE = (470, 960)
 PLACE = (4.0, -20.0, 14.0)  # RAS mm, where the three views meet
+ROWS = (("Red", "Yellow", "Green"), ("Red+", "Yellow+", "Green+"))
 
 
 def main(folder):
     import slicer
     import testhost  # conftest put it on the path, and it sets up the imports below
-    from workplace import loadVolume, twoHeads
     host = testhost.start()
     widget = host.loadModule(str(MODULE)).widgetRepresentation()
     widget.enter()
     panel = widget.self().panel
     ui = panel.ui
-    if DATA is None:
-        fixed, moving = twoHeads()
-    else:
-        fixed = loadVolume(DATA / "multicontrast/msx19_mni_T1_brain.nii.gz", "Patient19-T1")
-        moving = loadVolume(DATA / "multicontrast/ms12_study1_T2W.nii.gz", "Patient12-T2")
+    fixed, moving = twoBrains(panel.logic)
     ui.fixedVolumeSelector.setCurrentNode(fixed)
     ui.movingVolumeSelector.setCurrentNode(moving)
     ui.carriedLabelsSelector.setCheckState(ventricles(moving), 2)
     ui.makeJacobianCheckBox.checked = True
     ui.deviceComboBox.currentIndex = ui.deviceComboBox.findData("cpu")
 
-    for display in (fixed.GetDisplayNode(), moving.GetDisplayNode()):
-        display.SetAutoWindowLevel(True)
     ui.beforeButton.click()
     picture(folder / "before.png")
     ui.applyButton.click()
     assert host.wait(lambda: ui.progressBar.value >= 35, 300)
     grab(widget, folder / "panel-running.png")
-    assert host.wait(lambda: not panel.logic.isBusy(), 300), "the registration takes too long"
+    assert host.wait(lambda: not panel.logic.isBusy(), 900), "the registration takes too long"
     assert not ui.errorLabel.text, ui.errorLabel.text
     ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(False)
     picture(folder / "after.png")
     grab(widget, folder / "panel.png")
+    drawViews(host, ui, folder)
+    widget.exit()
+    widget.self().cleanup()
+    host.close()
+    slicer.mrmlScene.Clear(0)
+
+
+def drawViews(host, ui, folder):
+    """One picture for each way to look at a result."""
     ui.checkerboardButton.click()
     picture(folder / "checkerboard.png")
     ui.overlayButton.click()
+    ui.sideBySideButton.click()
+    host.wait(lambda: False, 0.1)
+    picture(folder / "side-by-side.png", ROWS)
+    ui.sideBySideButton.click()
     ui.opacitySlider.value = 0.7
     ui.jacobianButton.click()
     picture(folder / "jacobian.png")
@@ -63,10 +72,63 @@ def main(folder):
     ui.opacitySlider.value = 0.0
     ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(True)
     picture(folder / "segmentation.png")
-    widget.exit()
-    widget.self().cleanup()
-    host.close()
-    slicer.mrmlScene.Clear(0)
+
+
+def twoBrains(logic):
+    """The fixed and the moving volume, both without the skull, windowed alike."""
+    from workplace import loadVolume, twoHeads
+    if DATA is None:
+        return twoHeads()
+    fixed = loadVolume(DATA / "multicontrast/msx19_mni_T1_brain.nii.gz", "Patient19-T1")
+    moving = loadVolume(DATA / "multicontrast/ms12_study1_T2W.nii.gz", "Patient12-T2")
+    takeSkullOff(logic, moving, fixed)
+    for node in (fixed, moving):
+        window(node)
+    return fixed, moving
+
+
+def takeSkullOff(logic, head, brain):
+    """Blacken what a registration of the head onto another's brain takes to places outside that brain."""
+    import numpy as np
+    import slicer
+    import vtk
+    from SynthMorphSlicerLib import scene
+    from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+    transform = logic.register(brain, head, device="cpu")["transform"]
+    array, inside = slicer.util.arrayFromVolume(head), slicer.util.arrayFromVolume(brain) > 1e-3
+    toWorld, toIndex = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    head.GetIJKToRASMatrix(toWorld)
+    brain.GetRASToIJKMatrix(toIndex)
+    voxels = np.argwhere(array > 0)
+    places, there = vtk.vtkPoints(), vtk.vtkPoints()
+    world = voxels[:, ::-1] @ scene.toArray(toWorld)[:3, :3].T + scene.toArray(toWorld)[:3, 3]
+    places.SetData(numpy_to_vtk(np.ascontiguousarray(world), deep=True))
+    transform.GetTransformToParent().TransformPoints(places, there)
+    index = vtk_to_numpy(there.GetData()) @ scene.toArray(toIndex)[:3, :3].T + scene.toArray(toIndex)[:3, 3]
+    index = np.clip(np.round(index).astype(int)[:, ::-1], 0, np.array(inside.shape) - 1)
+    kept = np.zeros(array.shape, np.uint8)
+    kept[tuple(voxels[inside[tuple(index.T)]].T)] = 1
+    array[largest(kept) == 0] = 0
+    slicer.util.arrayFromVolumeModified(head)
+    slicer.mrmlScene.RemoveNode(transform)
+    logic.close()
+
+
+def largest(mask):
+    """The largest part of a mask (k, j, i) without what is thin, such as the skull squeezed between brain and air."""
+    import SimpleITK as sitk
+    opened = sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(mask), (5, 5, 1))
+    return sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(opened))) == 1
+
+
+def window(volumeNode):
+    """From black to the brightest of the brain."""
+    import numpy as np
+    import slicer
+    array = slicer.util.arrayFromVolume(volumeNode)
+    top = float(np.percentile(array[array > 1e-3], 99))
+    volumeNode.GetDisplayNode().SetAutoWindowLevel(False)
+    volumeNode.GetDisplayNode().SetWindowLevel(top, top / 2)
 
 
 def ventricles(volumeNode):
@@ -75,11 +137,12 @@ def ventricles(volumeNode):
     import SimpleITK as sitk
     import slicer
     array = slicer.util.arrayFromVolume(volumeNode).astype(np.float32)
+    places = np.argwhere(array > 0) * np.array(volumeNode.GetSpacing()[::-1])
     indices = np.stack(np.meshgrid(*[np.arange(n) for n in array.shape], indexing="ij"), -1)
-    middle = np.array(array.shape) / 2
-    distance = (((indices - middle) * np.array(volumeNode.GetSpacing()[::-1])) ** 2).sum(-1) ** 0.5
-    bright = sitk.GetImageFromArray(((array > np.percentile(array, 96)) & (distance < 42)).astype(np.uint8))
-    parts = sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(bright), 1500))
+    distance = np.linalg.norm(indices * np.array(volumeNode.GetSpacing()[::-1]) - places.mean(0), axis=-1)
+    bright = (array > np.percentile(array[array > 0], 93)) & (distance < 45)
+    opened = sitk.OpeningByReconstruction(sitk.GetImageFromArray(bright.astype(np.uint8)), (4, 4, 0))
+    parts = sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(opened), 1500))
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Structures")
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
@@ -89,17 +152,20 @@ def ventricles(volumeNode):
     return node
 
 
-def picture(path):
-    """The three slice views side by side."""
+def picture(path, rows=ROWS[:1]):
+    """The slice views in rows."""
     import numpy as np
     import slicer
-    views = [slicer.app.layoutManager().sliceWidget(name) for name in ("Red", "Yellow", "Green")]
-    for view in views:
-        view.picture(SIZE)  # takes its size first, then fits and draws
+    rows = [[slicer.app.layoutManager().sliceWidget(name) for name in row] for row in rows]
+    for row in rows:
+        for view in row:
+            view.picture(SIZE)  # takes its size first, then fits and draws
     slicer.util.setSliceViewerLayers(fit=True)
-    for view in views:
-        view.mrmlSliceNode().JumpSliceByOffsetting(*PLACE)
-    save(np.hstack([view.picture(SIZE) for view in views]), path)
+    for row in rows:
+        for view, first in zip(row, rows[0]):
+            view.mrmlSliceNode().JumpSliceByOffsetting(*PLACE)
+            view.mrmlSliceNode().SetFieldOfView(*first.mrmlSliceNode().GetFieldOfView())
+    save(np.vstack([np.hstack([view.picture(SIZE) for view in row]) for row in rows]), path)
 
 
 def grab(widget, path):

@@ -103,3 +103,13 @@ def test_ui_hands_the_scene_to_every_selector_and_names_real_parameters():
 def test_slicer_wing_reads_on_every_supported_python(path):
     """Slicer 5.10 has Python 3.12; nothing newer is used."""
     ast.parse(path.read_text(), feature_version=(3, 10))
+
+
+def test_everything_one_can_touch_has_a_tool_tip():
+    kinds = ("QPushButton", "QCheckBox", "QComboBox", "QSpinBox", "ctkSliderWidget", "ctkPathLineEdit",
+             "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "QTableWidget")
+    widgets = [widget for widget in ElementTree.parse(UI).iter("widget") if widget.get("class") in kinds]
+    assert len(widgets) > 30
+    for widget in widgets:
+        tips = [prop.findtext("string") for prop in widget.findall("property") if prop.get("name") == "toolTip"]
+        assert tips and tips[0], widget.get("name")

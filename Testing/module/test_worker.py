@@ -118,6 +118,28 @@ def test_cancel_ends_the_process_within_a_second_and_the_next_request_starts_ano
     assert client.wait(60) and answers.results and client.processID() != process
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="looks for child processes the Linux way")
+def test_cancel_ends_what_a_launcher_has_started(makeClient):
+    """PythonSlicer is a launcher: the Python that holds the GPU is its child."""
+    client, answers = makeClient(["/bin/sh", "-c", f"'{PYTHON}' -u -m synthmorph_torch.worker; true"]), Answers()
+    answers.send(client, command="probe")
+    assert client.wait(60) and answers.results
+    launcher = client.processID()
+    with open(f"/proc/{launcher}/task/{launcher}/children") as file:
+        child = int(file.read().split()[0])
+    client.cancel()
+    for process in (launcher, child):
+        for _ in range(50):  # whoever adopts the child has to notice, too
+            state = ""
+            if os.path.exists(f"/proc/{process}/stat"):
+                with open(f"/proc/{process}/stat") as file:
+                    state = file.read().rsplit(")", 1)[1].split()[0]
+            if state in ("", "Z"):
+                break
+            time.sleep(0.02)
+        assert state in ("", "Z")
+
+
 def test_kill_and_crash_become_one_sentence(makeClient, images):
     client, answers = makeClient(WORKER), Answers()
     answers.send(client, **registration(images, transform="joint"))

@@ -46,3 +46,22 @@ def strangeWorker(fault):
 def workerEnvironment():
     """Environment in which the worker finds the engine."""
     return {**os.environ, "PYTHONPATH": str(MODULE.parent)}
+
+
+def outputNodes():
+    """Names of the nodes that registrations have made."""
+    import slicer
+    nodes = slicer.mrmlScene.GetNodes()
+    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+    return {node.GetName() for node in found if node.GetAttribute("SynthMorph.lambda")}
+
+
+def finished(host, panel, seconds=180):
+    """Let the event loop run until the panel's work is done."""
+    assert host.wait(lambda: not panel.logic.isBusy(), seconds)
+    host.wait(lambda: False, 0.1)
+
+
+def error(panel):
+    """The error the panel shows, or an empty string."""
+    return panel.ui.errorLabel.text if panel.ui.errorLabel.visible or not panel.ui.errorLabel.isHidden() else ""

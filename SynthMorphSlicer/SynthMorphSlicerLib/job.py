@@ -1,0 +1,52 @@
+"""What a registration is asked to do, and what came of it, in plain values and node IDs."""
+
+from dataclasses import dataclass, field
+
+OUTPUTS = ("transform", "volume", "jacobian", "segmentation")
+CLASSES = {"transform": "vtkMRMLTransformNode", "volume": "vtkMRMLScalarVolumeNode",
+           "jacobian": "vtkMRMLScalarVolumeNode", "segmentation": "vtkMRMLSegmentationNode"}
+
+
+class InputError(ValueError):
+    """The inputs cannot be registered; the text is one sentence for the user."""
+
+
+@dataclass
+class Settings:
+    """How to register; see :meth:`RegistrationLogic.register` for the meaning of each."""
+
+    transform: str = "joint"
+    regularization: float = 0.5
+    model: str = "auto"
+    device: str = "auto"
+    extent: int = 256
+    steps: int = 7
+    refinement: int | None = None
+    precision: str = "full"
+    threads: int = 0
+
+
+@dataclass
+class Job:
+    """One registration: what goes in, what is wanted, and what came out.  Nodes are kept by ID, never by pointer."""
+
+    fixedID: str
+    movingID: str
+    settings: Settings
+    wanted: dict  # output name -> node ID to update, "" for a new node; absent if not wanted
+    labelIDs: tuple = ()
+    pointIDs: tuple = ()
+    initialID: str = ""
+    attach: bool = False
+    folder: str = ""
+    labelFiles: list = field(default_factory=list)
+    layers: list = field(default_factory=list)  # (segments) of each file, in the order of the files
+    empty: list = field(default_factory=list)
+    carried: dict = field(default_factory=dict)  # ID of a markup or model -> ID of its copy
+    outputs: dict = field(default_factory=dict)  # output name -> node
+    started: float = 0.0
+    provenance: dict = field(default_factory=dict)
+    note: str = ""
+    reason: str = ""  # why this model was used
+    preview: bool = False  # without the refinement that its settings ask for
+    seconds: float = 0.0

@@ -1,0 +1,120 @@
+"""Numbers of a result: under the mouse, in a table, on the clipboard, in a CSV file.
+
+They are read from the output nodes themselves, so they are there again when a saved scene is opened.
+"""
+
+import csv
+import math
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from . import maps, scene, segments
+
+TABLE_ROLE = "SynthMorphMeasures"  # from an output node to the table
+
+
+def valuesAt(point, transformNode, jacobianNode):
+    """What the result says about a point (RAS) of the fixed volume: millimetres moved and per cent of volume."""
+    parts = []
+    if transformNode is not None and transformNode.GetTransformFromParent() is not None:
+        partner = transformNode.GetTransformFromParent().TransformPoint(point)
+        parts.append(_("displacement {distance:.1f} mm").format(distance=math.dist(point, partner)))
+    value = _voxelAt(jacobianNode, point) if jacobianNode is not None else None
+    if value is not None:
+        parts.append(_("folding") if value == maps.FOLDED
+                     else _("local volume {percent:+.0f} %").format(percent=100 * (2.0**value - 1)))
+    return ", ".join(parts)
+
+
+def areThere(outputs):
+    """True if there is something to measure; quick, unlike the measures themselves."""
+    return any(_attribute(node, "lambda") for node in outputs.values())
+
+
+def measuresOf(outputs, labelNodes=()):
+    """What a registration was and did: settings, time, folding, and segment volumes before and after.
+
+    :param outputs: dictionary of output nodes by name.
+    :param labelNodes: the segmentations that were carried along, to compare with.
+    :return: list of (name, value) pairs of text; empty if the nodes are not results of a registration.
+    """
+    if not areThere(outputs):
+        return []
+    first = next(node for node in outputs.values() if _attribute(node, "lambda"))
+    rows = [(label, _attribute(first, key)) for label, key in (
+        (_("Moving volume"), "moving"), (_("Fixed volume"), "fixed"), (_("Model"), "model"), (_("Device"), "device"),
+        (_("Transform"), "transform"), (_("Lambda"), "lambda"), (_("Seconds"), "seconds"), (_("Date"), "date"))]
+    jacobian = outputs.get("jacobian")
+    if jacobian is not None:
+        rows += [(label, _attribute(jacobian, key)) for label, key in (
+            (_("Folding voxels"), "foldingVoxels"), (_("Folding (%)"), "foldingPercent"),
+            (_("Smallest J"), "smallestJacobian"), (_("Largest J"), "largestJacobian"))]
+    if outputs.get("segmentation") is not None:
+        rows += _volumeChanges(outputs["segmentation"], labelNodes)
+    return rows
+
+
+def table(outputs, labelNodes=()):
+    """The measures as a table node of the scene, one for a registration."""
+    rows = measuresOf(outputs, labelNodes)
+    owner = next(iter(outputs.values()))
+    node = owner.GetNodeReference(TABLE_ROLE)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("SynthMorph measures"))
+        for output in outputs.values():
+            output.SetNodeReferenceID(TABLE_ROLE, node.GetID())
+        scene.putBeside(node, owner)
+    node.RemoveAllColumns()
+    for title, values in zip((_("Measure"), _("Value")), zip(*rows)):
+        column = vtk.vtkStringArray()
+        column.SetName(title)
+        for value in values:
+            column.InsertNextValue(value)
+        node.AddColumn(column)
+    return node
+
+
+def asText(rows):
+    """Rows for the clipboard, as spreadsheets take them: separated by tabs."""
+    return "".join(f"{name}\t{value}\n" for name, value in rows)
+
+
+def writeCSV(rows, path):
+    """Write rows to a CSV file; raises OSError if that is not possible."""
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:  # the mark tells Excel that it is UTF-8
+        csv.writer(file).writerows([(_("Measure"), _("Value")), *rows])
+
+
+def _attribute(node, key):
+    return node.GetAttribute(scene.ATTRIBUTE + key) or ""
+
+
+def _volumeChanges(segmentation, labelNodes):
+    before = {}
+    for node in labelNodes:
+        if node.IsA("vtkMRMLSegmentationNode"):
+            before.update(segments.volumesOf(node))
+    rows = []
+    for name, volume in segments.volumesOf(segmentation).items():
+        text = _("{volume:.2f} ml").format(volume=volume)
+        if before.get(name):
+            text += _(", was {volume:.2f} ml ({change:+.0f} %)").format(
+                volume=before[name], change=100 * (volume / before[name] - 1))
+        rows.append((_("Volume of {name}").format(name=name), text))
+    return rows
+
+
+def _voxelAt(volumeNode, point):
+    if volumeNode.GetImageData() is None:
+        return None
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetRASToIJKMatrix(matrix)
+    parent = np.linalg.inv(scene.parentToWorld(volumeNode))
+    index = np.round(scene.toArray(matrix) @ parent @ np.array([*point, 1.0]))[:3].astype(int)
+    dimensions = volumeNode.GetImageData().GetDimensions()
+    if any(n < 0 or n >= size for n, size in zip(index, dimensions)):
+        return None
+    return float(slicer.util.arrayFromVolume(volumeNode)[tuple(index[::-1])])

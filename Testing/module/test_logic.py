@@ -1,0 +1,242 @@
+"""The logic as scripts use it, without any panel: real nodes, the real worker, made-up heads whose truth is known."""
+
+import os
+import time
+import unittest
+
+import numpy as np
+import pytest
+from workplace import needsTorch, strangeWorker
+
+OBLIQUE = np.array([[1.9, -0.55, 0.3, -70], [0.55, 1.9, -0.35, -105], [-0.2, 0.4, 2.9, -95], [0, 0, 0, 1]])
+LEFT_HANDED = np.array([[-1.8, 0, 0, 85], [0, 2.0, 0, -110], [0, 0, 2.5, -95], [0, 0, 0, 1]])
+SHIFT = (8.0, -5.0, 4.0)
+
+
+@pytest.fixture
+def logic(module):
+    import slicer
+
+    import SynthMorphSlicer
+    slicer.mrmlScene.Clear(0)
+    logic = SynthMorphSlicer.SynthMorphSlicerLogic()
+    yield logic
+    logic.close()
+    slicer.mrmlScene.Clear(0)
+
+
+def heads(**options):
+    from SynthMorphSlicerLib.selftest import headVolume
+    return headVolume("fixed"), headVolume("moving", SHIFT, **options)
+
+
+def linearParent(degrees=0.0, shift=(0, 0, 0)):
+    import slicer
+    from SynthMorphSlicerLib import scene
+    angle = np.radians(degrees)
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    matrix[:3, 3] = shift
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "parent")
+    node.SetMatrixTransformToParent(scene.toVTKMatrix(matrix))
+    return node, matrix
+
+
+def test_scripts_find_the_logic(module):
+    """As the README has it."""
+    import slicer
+    assert slicer.util.getModuleLogic("SynthMorphSlicer") is module.widgetRepresentation().self().logic
+
+
+FAST = {"model": "compact", "device": "cpu", "refinement": 0}
+
+
+@needsTorch
+@pytest.mark.parametrize("name", ["test_signs", "test_registration", "test_panel"])
+def test_self_test_of_the_module(module, name):
+    """The class that ctest runs in Slicer."""
+    import SynthMorphSlicer
+    result = unittest.TestResult()
+    SynthMorphSlicer.SynthMorphSlicerTest(name).run(result)
+    problems = [text for _, text in result.failures + result.errors]
+    assert not problems, problems[0]
+    assert result.testsRun == 1
+
+
+@needsTorch
+@pytest.mark.parametrize("case", ["oblique and anisotropic", "left-handed", "both under parents"])
+def test_any_geometry_finds_the_same_place(logic, case):
+    """The bright spot of the moving head lands on that of the fixed one, however the voxels are stored."""
+    import slicer
+    matrix, size = (OBLIQUE, (88, 100, 70)) if case != "left-handed" else (LEFT_HANDED, (96, 112, 78))
+    fixed, moving = heads(ijkToRAS=matrix, size=size)
+    truth = np.array([35.0, 20.0, 0.0]) + SHIFT
+    toWorld = np.eye(4)
+    if case == "both under parents":
+        parent, toWorld = linearParent(12, (10, -6, 4))
+        moving.SetAndObserveTransformNodeID(parent.GetID())
+        other, fixedToWorld = linearParent(-5, (0, 3, 8))
+        fixed.SetAndObserveTransformNodeID(other.GetID())
+    outputs = logic.register(fixed, moving, transform="affine", outputVolume=True, **FAST)
+    start = np.array([35.0, 20.0, 0.0])
+    if case == "both under parents":
+        start = (fixedToWorld @ [*start, 1])[:3]
+        assert outputs["volume"].GetParentTransformNode() is other
+    found = outputs["transform"].GetTransformFromParent().TransformPoint(start)
+    assert np.linalg.norm(found - (toWorld @ [*truth, 1])[:3]) < 8  # mm, with voxels of 2 to 3 mm; 10 and more before
+    assert slicer.util.arrayFromVolume(outputs["volume"]).shape == slicer.util.arrayFromVolume(fixed).shape
+
+
+def test_non_linear_parents_are_refused_with_advice(logic):
+    import slicer
+    from SynthMorphSlicerLib import scene
+    from SynthMorphSlicerLib.logic import InputError
+    fixed, moving = heads()
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "warp")
+    matrix = np.diag([40.0, 40, 40, 1])
+    matrix[:3, 3] = -100
+    scene.setTransform(node, scene.gridTransform(np.zeros((6, 6, 6, 3), np.float32), matrix))
+    for volume in (fixed, moving):
+        volume.SetAndObserveTransformNodeID(node.GetID())
+        with pytest.raises(InputError, match="harden"):
+            logic.register(fixed, moving)
+        volume.SetAndObserveTransformNodeID(None)
+    # the moving volume may hang on a result of ours, for it is known where it was; the fixed one may not
+    node.SetAttribute("SynthMorph.lambda", "0.5")
+    fixed.SetAndObserveTransformNodeID(node.GetID())
+    with pytest.raises(InputError, match="harden"):
+        logic.register(fixed, moving)
+    assert not logic.client.isRunning()
+
+
+@needsTorch
+def test_outputs_none_existing_and_new_and_nothing_multiplies(logic):
+    """A second run with the first one's nodes adds no node, not even copies of what was carried along."""
+    import slicer
+    import vtk
+    fixed, moving = heads()
+    markups = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmark")
+    markups.AddControlPoint(vtk.vtkVector3d(43.0, 15.0, 4.0))
+    chosen = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "chosen")
+    options = {"transform": "affine", "carriedPoints": [markups], "outputTransform": chosen, **FAST}
+    outputs = logic.register(fixed, moving, **options)
+    assert outputs == {"transform": chosen}
+    count = slicer.mrmlScene.GetNumberOfNodes()
+    logic.register(fixed, moving, **options)
+    assert slicer.mrmlScene.GetNumberOfNodes() == count
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(chosen))
+    assert hierarchy.GetNumberOfItemChildren(folder) == 2
+    outputs = logic.register(fixed, moving, **{**options, "outputTransform": True})
+    assert outputs["transform"] is not chosen
+    other = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(outputs["transform"]))
+    assert other != folder and hierarchy.GetNumberOfItemChildren(other) == 2
+    for name in ("lambda", "model", "checksum", "device", "date"):
+        assert chosen.GetAttribute(f"SynthMorph.{name}"), name
+    assert chosen.GetNodeReference("spatialRegistrationMoving") is moving
+
+
+@needsTorch
+def test_several_segmentations_and_a_label_map_become_one(logic):
+    import slicer
+    from SynthMorphSlicerLib import scene
+    fixed, moving = heads()
+    voxels = slicer.util.arrayFromVolume(moving)
+    nodes = []
+    for number, (identifier, value) in enumerate((("spot", 140), ("ventricles", 20))):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", identifier)
+        node.CreateDefaultDisplayNodes()
+        node.SetReferenceImageGeometryParameterFromVolumeNode(moving)
+        node.GetSegmentation().AddEmptySegment(identifier, identifier.title(), (0.2, 0.3 + number / 2, 0.9))
+        slicer.util.updateSegmentBinaryLabelmapFromArray((voxels == value).astype(np.uint8), node, identifier, moving)
+        nodes.append(node)
+    labelmap = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    scene.setVolumeOnFixed(labelmap, np.where(voxels == 80, 7, 0).astype(np.int16), moving)
+    labelmap.CreateDefaultDisplayNodes()
+    outputs = logic.register(fixed, moving, transform="affine", outputTransform=None, outputSegmentation=True,
+                             carriedLabels=[*nodes, labelmap], **FAST)
+    assert set(outputs) == {"segmentation"}
+    segmentation = outputs["segmentation"].GetSegmentation()
+    assert segmentation.GetNumberOfSegments() == 3
+    assert segmentation.GetSegment("ventricles").GetColor() == (0.2, 0.8, 0.9)
+    spot = np.argwhere(slicer.util.arrayFromSegmentBinaryLabelmap(outputs["segmentation"], "spot", fixed))
+    truth = np.argwhere(slicer.util.arrayFromVolume(fixed) == 140)
+    assert np.linalg.norm(spot.mean(0) - truth.mean(0)) * 2 < 6  # mm
+
+
+@needsTorch
+def test_initial_transform_bridges_what_is_far_apart(logic):
+    """Heads that lie 300 mm apart and are turned: the initial transform says roughly how they belong together."""
+    from SynthMorphSlicerLib.selftest import headVolume
+    fixed, moving = headVolume("fixed"), headVolume("moving")
+    away, matrix = linearParent(25, (300, 40, -60))
+    moving.SetAndObserveTransformNodeID(away.GetID())
+    initial, _ = linearParent()
+    from SynthMorphSlicerLib import scene
+    initial.SetMatrixTransformToParent(scene.toVTKMatrix(np.linalg.inv(matrix)))
+    outputs = logic.register(fixed, moving, transform="rigid", initialTransform=initial, **FAST)
+    for point in ((35.0, 20.0, 0.0), (-20.0, -30.0, 25.0)):
+        found = outputs["transform"].GetTransformFromParent().TransformPoint(point)
+        assert np.linalg.norm(found - (matrix @ [*point, 1])[:3]) < 5
+
+
+@needsTorch
+def test_idle_worker_gives_its_memory_back_and_lambda_still_follows(logic, monkeypatch):
+    monkeypatch.setenv("SYNTHMORPH_IDLE_SECONDS", "0.3")
+    fixed, moving = heads()
+    outputs = logic.register(fixed, moving, **FAST)
+    process = logic.client.processID()
+    time.sleep(1.5)
+    stages = []
+    logic.changeRegularization(0.8, onProgress=lambda stage, fraction, message: stages.append(stage))
+    assert "affine transform" in stages  # it had to start over
+    assert logic.client.processID() == process
+    assert outputs["transform"].GetAttribute("SynthMorph.lambda") == "0.8"
+    assert logic.job.outputs == outputs
+
+
+@needsTorch
+def test_blocking_raises_what_the_worker_says(logic):
+    fixed, moving = heads()
+    logic.client._command = lambda: strangeWorker("memory")
+    with pytest.raises(RuntimeError, match="emory"):
+        logic.register(fixed, moving, **FAST)
+    assert fixed.GetScene() is moving.GetScene() and logic.job.outputs == {}
+
+
+def writtenTransforms(folder):
+    """Files in FreeSurfer's formats, each with the ITK transform that is in it."""
+    import SimpleITK as sitk
+    from synthmorph_torch import transforms
+    grid = sitk.Image([12, 14, 10], sitk.sitkFloat32)
+    grid.SetSpacing([12.0, 10.0, 14.0])
+    grid.SetOrigin([-60.0, -65.0, -66.0])
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix([1.02, 0.05, 0, -0.05, 0.98, 0, 0, 0, 1.05])
+    affine.SetTranslation([5.0, -3.0, 8.0])
+    field = sitk.TransformToDisplacementField(affine, sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(),
+                                              grid.GetSpacing(), grid.GetDirection())
+    warp = sitk.DisplacementFieldTransform(field)
+    for name, transform in (("matrix.lta", affine), ("warp.mgz", warp), ("warp.nii.gz", warp)):
+        path = folder / name
+        transforms.write_transform(transform, path, grid, grid)
+        yield path, affine
+
+
+def test_freesurfer_transforms_are_loaded_even_without_torch(logic, tmp_path):
+    """What mri_synthmorph writes maps points in Slicer as it does in ITK."""
+    logic.client._command = lambda: strangeWorker("torchless")
+    for path, transform in writtenTransforms(tmp_path):
+        node = logic.loadTransform(path)
+        assert node.GetName() == path.name.split(".")[0]
+        for point in ((0.0, 0.0, 0.0), (20.0, -30.0, 15.0)):
+            expected = np.array(transform.TransformPoint((-point[0], -point[1], point[2]))) * [-1, -1, 1]
+            np.testing.assert_allclose(node.GetTransformFromParent().TransformPoint(point), expected, atol=1e-3)
+    from SynthMorphSlicerLib.logic import InputError
+    with pytest.raises(InputError, match="Add Data"):
+        logic.loadTransform(tmp_path / "transform.h5")
+    (tmp_path / "broken.lta").write_text("nothing")
+    with pytest.raises(RuntimeError, match="damaged"):
+        logic.loadTransform(tmp_path / "broken.lta")
+    import slicer
+    assert not [name for name in os.listdir(slicer.app.temporaryPath) if name.startswith("SynthMorph-")]

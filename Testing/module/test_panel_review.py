@@ -1,0 +1,300 @@
+"""The Review section after a registration: what the buttons put into the real slice views, and the numbers."""
+
+import csv
+
+import numpy as np
+import pytest
+from workplace import finished, needsTorch, outputNodes
+
+pytestmark = needsTorch
+SIZE = (200, 200)
+
+
+@pytest.fixture(scope="module")
+def registered(host, module):
+    """Made-up heads, registered once for all tests of this file by clicks on the panel."""
+    import slicer
+    from SynthMorphSlicerLib.selftest import headVolume
+    slicer.mrmlScene.Clear(0)
+    widget = module.widgetRepresentation()
+    widget.enter()
+    panel = widget.self().panel
+    fixed, moving = headVolume("fixed"), headVolume("moving", (8.0, -5.0, 4.0))
+    slicer.util.setSliceViewerLayers(background=fixed, fit=True)
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    panel.ui.modelComboBox.currentIndex = panel.ui.modelComboBox.findText("Compact (comes with this extension)")
+    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
+    panel.ui.transformTypeComboBox.currentIndex = panel.ui.transformTypeComboBox.findText("Affine only")
+    panel.ui.makeJacobianCheckBox.checked = True
+    panel.ui.applyButton.click()
+    finished(host, panel)
+    yield panel
+    panel.logic.cancel()
+    slicer.mrmlScene.Clear(0)
+    widget.exit()
+
+
+@pytest.fixture
+def panel(registered):
+    """As after the registration: the overlay is shown, in the user's own layout."""
+    ui = registered.ui
+    for button in (ui.sideBySideButton, ui.gridButton, ui.measuresButton):
+        if button.checked:
+            button.click()
+    ui.opacitySlider.value = 0.5
+    ui.overlayButton.click()
+    return registered
+
+
+def composite(name):
+    import slicer
+    return slicer.app.layoutManager().sliceWidget(name).mrmlSliceCompositeNode()
+
+
+def layers(name):
+    import slicer
+    node = composite(name)
+    found = [slicer.mrmlScene.GetNodeByID(i) if i else None
+             for i in (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID())]
+    return tuple(node and node.GetName() for node in found)
+
+
+def picture(name="Red"):
+    import slicer
+    return slicer.app.layoutManager().sliceWidget(name).picture(SIZE).astype(int)
+
+
+def test_before_and_after_and_opacity(panel):
+    ui = panel.ui
+    assert layers("Red") == ("fixed", "moving on fixed")
+    ui.opacitySlider.value = 1.0
+    after = picture()
+    ui.beforeButton.click()
+    assert layers("Red") == ("fixed", "moving")
+    before = picture()
+    ui.opacitySlider.value = 0.0
+    fixed = picture()
+    assert np.abs(after - fixed).mean() < 0.5 * np.abs(before - fixed).mean()
+
+
+def test_swap_flickers_between_fixed_and_what_is_shown(panel):
+    ui = panel.ui
+    ui.opacitySlider.value = 0.0
+    fixed = picture()
+    ui.opacitySlider.value = 1.0
+    moved = picture()
+    for _ in range(2):
+        ui.swapButton.click()
+        np.testing.assert_array_equal(picture(), fixed)
+        ui.swapButton.click()
+        np.testing.assert_array_equal(picture(), moved)
+    ui.beforeButton.click()
+    ui.swapButton.click()
+    np.testing.assert_array_equal(picture(), fixed)
+    assert layers("Red") == ("fixed", "moving")
+
+
+def test_checkerboard_takes_squares_of_both_in_turn(panel):
+    import slicer
+    panel.ui.checkerboardButton.click()
+    board = slicer.mrmlScene.GetFirstNodeByName("SynthMorph checkerboard")
+    assert layers("Red") == ("fixed", "SynthMorph checkerboard") and not board.GetSaveWithScene()
+    from SynthMorphSlicerLib.review import _windowed
+    voxels = slicer.util.arrayFromVolume(board)
+    fixed, moved = (_windowed(node) for node in (panel.parameters.fixedVolume, panel.parameters.outputVolume))
+    side = 224 / 8 / 2  # voxels of 2 mm
+    for k, j, i in np.random.default_rng(0).integers(0, voxels.shape, (200, 3)):
+        odd = sum(int(n / side) for n in (k, j, i)) % 2
+        assert voxels[k, j, i] == (moved if odd else fixed)[k, j, i]
+
+
+def test_side_by_side_keeps_place_and_zoom_and_moves_together(host, panel):
+    import slicer
+    manager = slicer.app.layoutManager()
+    red = manager.sliceWidget("Red").mrmlSliceNode()
+    red.SetSliceOffset(7.0)
+    layout, zoom = manager.layout, red.GetFieldOfView()
+    panel.ui.sideBySideButton.click()
+    host.wait(lambda: False, 0.05)
+    assert manager.layout != layout and panel.ui.sideBySideButton.checked
+    assert (layers("Red"), layers("Red+")) == (("fixed", None), ("moving on fixed", None))
+    lower = manager.sliceWidget("Red+").mrmlSliceNode()
+    assert lower.GetSliceOffset() == pytest.approx(7.0) and lower.GetFieldOfView()[1] == pytest.approx(zoom[1])
+    assert lower.GetOrientation() == red.GetOrientation()
+    logic = manager.sliceWidget("Red").sliceLogic()
+    logic.StartSliceOffsetInteraction()
+    logic.SetSliceOffset(-12.0)
+    logic.EndSliceOffsetInteraction()
+    assert lower.GetSliceOffset() == pytest.approx(-12.0)
+    panel.ui.jacobianButton.click()  # a map lies over the fixed volume, below
+    assert layers("Red") == ("fixed", None)
+    assert layers("Red+")[0] == "fixed" and layers("Red+")[1].startswith("Volume change")
+    panel.ui.overlayButton.click()
+    panel.ui.sideBySideButton.click()
+    host.wait(lambda: False, 0.05)
+    assert manager.layout == layout and layers("Red") == ("fixed", "moving on fixed")
+    assert lower.GetViewGroup() == 1
+    np.testing.assert_allclose(red.GetFieldOfView(), zoom)
+    red.SetSliceOffset(0.0)
+
+
+def test_leaving_brings_the_layout_back_too(host, module, panel):
+    import slicer
+    manager = slicer.app.layoutManager()
+    layout = manager.layout
+    panel.ui.sideBySideButton.click()
+    panel.ui.jacobianButton.click()
+    module.widgetRepresentation().exit()
+    host.wait(lambda: False, 0.05)
+    assert manager.layout == layout
+    assert (layers("Red"), layers("Red+")) == (("fixed", None), (None, None))
+    module.widgetRepresentation().enter()
+    assert not panel.ui.sideBySideButton.checked and not panel.ui.jacobianButton.checked
+    panel.ui.sideBySideButton.click()
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)  # the user goes elsewhere
+    module.widgetRepresentation().exit()
+    assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+    manager.setLayout(layout)
+    module.widgetRepresentation().enter()
+
+
+def test_jacobian_has_a_legend_and_marks_folding(panel):
+    import slicer
+    from SynthMorphSlicerLib import maps
+    node, fixed = panel.parameters.outputJacobian, panel.parameters.fixedVolume
+    assert "log2 J" in node.GetName()
+    determinant = np.full(slicer.util.arrayFromVolume(fixed).shape, 0.9, np.float32)
+    determinant[40:56, 50:60, 44:54] = -0.5
+    determinant[40:56, 70:80, 44:54] = 1e-5  # shrinks beyond the scale, and does not fold
+    maps.setJacobian(node, determinant, fixed)
+    panel.ui.opacitySlider.value = 1.0
+    panel.ui.jacobianButton.click()
+    drawn = picture()
+    magenta = (drawn[..., 0] > 180) & (drawn[..., 1] < 60) & (drawn[..., 2] > 180)
+    assert magenta.sum() > 20
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(node)
+    assert legend.GetVisibility() and legend.GetTitleText() == "log2 J"
+    panel.ui.jacobianButton.click()
+    assert layers("Red") == ("fixed", "moving on fixed") and not legend.GetVisibility()
+    drawn = picture()
+    assert not ((drawn[..., 0] > 180) & (drawn[..., 1] < 60) & (drawn[..., 2] > 180)).any()
+
+
+def test_displacement_map_is_one_and_in_millimetres(panel):
+    import slicer
+    names = []
+    for _ in range(2):
+        panel.ui.magnitudeButton.click()
+        assert panel.ui.magnitudeButton.checked and layers("Red")[1].endswith("(mm)")
+        names.append(layers("Red")[1])
+        panel.ui.magnitudeButton.click()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    folders = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in
+               (panel.parameters.outputTransform, slicer.mrmlScene.GetFirstNodeByName(names[0]))}
+    assert len(folders) == 1 and hierarchy.GetItemAttribute(folders.pop(), "SynthMorph.model") == "compact"
+    assert names[0] == names[1] and slicer.mrmlScene.GetNodesByName(names[0]).GetNumberOfItems() == 1
+    assert layers("Red") == ("fixed", "moving on fixed")
+
+
+def test_warp_grid_is_drawn(panel):
+    plain = picture()
+    panel.ui.gridButton.click()
+    assert np.abs(picture() - plain).max() > 50
+    panel.ui.gridButton.click()
+    np.testing.assert_array_equal(picture(), plain)
+
+
+def test_value_under_the_mouse(panel):
+    import slicer
+    from SynthMorphSlicerLib import maps
+    fixed = panel.parameters.fixedVolume
+    determinant = np.full(slicer.util.arrayFromVolume(fixed).shape, 1.25, np.float32)
+    maps.setJacobian(panel.parameters.outputJacobian, determinant, fixed)
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    crosshair.SetCursorPositionRAS([10.0, 5.0, -3.0])
+    moved = panel.parameters.outputTransform.GetTransformFromParent().TransformPoint(10.0, 5.0, -3.0)
+    distance = np.linalg.norm(np.subtract(moved, (10.0, 5.0, -3.0)))
+    assert panel.ui.mouseLabel.text == f"displacement {distance:.1f} mm, local volume +25 %"
+    crosshair.SetCursorPositionInvalid()
+    assert panel.ui.mouseLabel.text == "-"
+
+
+def test_measures_are_shown_copied_and_saved(panel, tmp_path, monkeypatch):
+    import qt
+    import slicer
+    ui = panel.ui
+    assert ui.measuresFrame.isHidden()
+    ui.measuresButton.click()
+    assert not ui.measuresFrame.isHidden()
+    shown = {ui.measuresTable.item(row, 0).text(): ui.measuresTable.item(row, 1).text()
+             for row in range(ui.measuresTable.rowCount)}
+    assert shown["Model"] == "compact" and shown["Folding voxels"] == "0" and float(shown["Seconds"]) > 0
+    table = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLTableNode")
+    assert table.GetNumberOfRows() == len(shown)
+    ui.copyMeasuresButton.click()
+    lines = slicer.app.clipboard().text().splitlines()
+    assert dict(line.split("\t") for line in lines) == shown
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "measures.csv"))
+    ui.saveMeasuresButton.click()
+    with open(tmp_path / "measures.csv", newline="", encoding="utf-8-sig") as file:
+        assert dict(csv.reader(file)) == {"Measure": "Value", **shown}
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "nowhere" / "m.csv"))
+    ui.saveMeasuresButton.click()
+    assert "choose another place" in ui.errorLabel.text
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: "")
+    ui.saveMeasuresButton.click()  # the user thought better of it
+    ui.measuresButton.click()
+    assert ui.measuresFrame.isHidden()
+    ui.measuresButton.click()
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1
+
+
+def test_another_pair_makes_outputs_of_its_own(panel):
+    """The results of the first pair are left alone, and the buttons that would show them say what is missing."""
+    from SynthMorphSlicerLib.selftest import headVolume
+    ui, parameters = panel.ui, panel.parameters
+    first, moving = parameters.outputVolume, parameters.movingVolume
+    ui.movingVolumeSelector.setCurrentNode(headVolume("another"))
+    assert parameters.outputVolume is None and parameters.outputTransform is None
+    assert ui.checkerboardButton.toolTip == "Register with a moved volume first" and not ui.checkerboardButton.enabled
+    ui.outputVolumeSelector.setCurrentNode(first)  # unless the user wants it so
+    assert parameters.outputVolume is first
+    ui.movingVolumeSelector.setCurrentNode(moving)
+    for name, node in panel.logic.job.outputs.items():
+        setattr(parameters, f"output{name.capitalize()}", node)
+
+
+def test_results_are_there_again_in_a_scene_that_is_opened(host, panel, tmp_path):
+    """The last test of this file, because it closes the scene: settings, outputs, measures and maps come back."""
+    import slicer
+    nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLStorableNode")
+    for node in [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]:
+        if node.GetSaveWithScene() and (node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLTransformNode")
+                                        or node.IsA("vtkMRMLTableNode")):
+            storage = node.CreateDefaultStorageNode()
+            slicer.mrmlScene.AddNode(storage)
+            storage.SetFileName(str(tmp_path / f"{node.GetID()}.{storage.GetDefaultWriteFileExtension()}"))
+            assert storage.WriteData(node)
+            node.SetAndObserveStorageNodeID(storage.GetID())
+    names, transform = outputNodes(), panel.parameters.outputTransform
+    expected = transform.GetTransformFromParent().TransformPoint(10.0, 20.0, 30.0)
+    path = str(tmp_path / "scene.mrml")
+    slicer.mrmlScene.SetURL(path)
+    assert slicer.mrmlScene.Commit()
+    layout = slicer.app.layoutManager().layout
+    panel.ui.sideBySideButton.click()
+    slicer.mrmlScene.Clear(0)
+    assert slicer.app.layoutManager().layout == layout
+    assert panel.ui.measuresFrame.isHidden() and not panel.ui.measuresButton.enabled
+    slicer.mrmlScene.SetURL(path)
+    assert slicer.mrmlScene.Import()
+    host.wait(lambda: False, 0.1)
+    assert outputNodes() == names
+    again = panel.ui.outputTransformSelector.currentNode()
+    np.testing.assert_allclose(again.GetTransformFromParent().TransformPoint(10.0, 20.0, 30.0), expected, atol=1e-3)
+    panel.ui.measuresButton.click()
+    assert panel.ui.measuresTable.rowCount > 5
+    panel.ui.jacobianButton.click()
+    assert layers("Red")[1].startswith("Volume change")
+    assert not panel.logic.canChangeRegularization()

@@ -1,0 +1,269 @@
+"""The Setup section: installing, another Python, weights; with real processes, a real server and real files.
+
+What cannot be here is PyTorch's extension itself: a module of its name stands in, whose installer is a real program
+that puts a small 'torch' where Python finds it.
+"""
+
+import importlib.util
+import os
+import sys
+import textwrap
+import threading
+import time
+import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from workplace import error, finished, needsTorch, twoHeads
+
+INSTALLER = """
+import pathlib, sys, time
+print("Collecting torch", sys.argv[1:], flush=True)
+time.sleep({seconds})
+if {fails}:
+    sys.exit("ERROR: no space left on the device")
+site = pathlib.Path(__file__).parent
+(site / "torch-2.99.dist-info").mkdir()
+(site / "torch-2.99.dist-info" / "METADATA").write_text("Name: torch\\nVersion: 2.99\\n")
+(site / "torch.py").write_text('''
+import types
+__version__ = "2.99"
+cuda = types.SimpleNamespace(device_count=lambda: 0, is_initialized=lambda: False)
+def get_num_threads(): return 1
+''')
+print("Successfully installed torch-2.99")
+"""
+
+
+class ExtensionLogic:
+    """PyTorchUtilsLogic as far as it is called."""
+
+    @staticmethod
+    def _getPipInstallArguments(forceComputationBackend=None, torchVersionRequirement=None):
+        return ["install", "torch" + torchVersionRequirement, "torchvision"]
+
+    @staticmethod
+    def _installLightTheTorch():
+        raise AssertionError("light-the-torch is there")
+
+    def installTorch(self, askConfirmation=False, forceComputationBackend=None, torchVersionRequirement=None):
+        raise RuntimeError("no network\nand more")
+
+
+@pytest.fixture
+def setup(host, module, tmp_path, monkeypatch):
+    """The panel where Slicer's own Python is used, which has no torch; returns a function that makes the installer."""
+    import slicer
+    from SynthMorphSlicerLib import environment
+    monkeypatch.delenv("SYNTHMORPH_PYTHON", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if importlib.util.find_spec("torch") is not None:  # then this Python's own is looked past
+        monkeypatch.setattr(environment, "torchVersion", lambda: "2.99" if (tmp_path / "torch.py").exists() else "")
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=ExtensionLogic))
+    asked = []
+    monkeypatch.setattr("slicer.util.confirmOkCancelDisplay", lambda text, title: asked.append(text) or True)
+    slicer.mrmlScene.Clear(0)
+    widget = module.widgetRepresentation()
+    panel = widget.self().panel
+    panel.logic.cancel()
+
+    def install(seconds=0.0, fails=False):
+        (tmp_path / "light_the_torch.py").write_text(textwrap.dedent(INSTALLER.format(seconds=seconds, fails=fails)))
+        widget.enter()
+        return panel
+
+    install.asked = asked
+    yield install
+    panel.setupSection.close()
+    panel.logic.cancel()
+    widget.exit()
+
+
+def test_torch_is_installed_in_the_background_and_tried(host, setup):
+    panel = setup(seconds=1.0)
+    fixed, moving = twoHeads()
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    assert not panel.ui.setupCollapsibleButton.collapsed and not panel.ui.installButton.isHidden()
+    assert "GB" in panel.ui.setupLabel.text and "go on working" in panel.ui.setupLabel.text
+    began = time.monotonic()
+    panel.ui.installButton.click()
+    assert time.monotonic() - began < 0.9  # Slicer does not wait
+    assert setup.asked == [panel.ui.setupLabel.text]  # what was shown is what was asked
+    assert panel.ui.installButton.text == "Cancel the installation"
+    assert panel.ui.applyButton.toolTip == "PyTorch is being installed."
+    assert host.wait(lambda: "Collecting torch" in panel.ui.logTextEdit.toPlainText(), 10)
+    assert "'torch>=2.2'" in panel.ui.logTextEdit.toPlainText()
+    assert host.wait(lambda: panel.ui.statusLabel.text == "PyTorch 2.99 works, on the CPU.", 30)
+    assert panel.ui.installButton.isHidden() and panel.ui.applyButton.enabled
+    assert panel.ui.setupLabel.text == "PyTorch 2.99 is installed."
+
+
+def test_installation_can_be_cancelled(host, setup):
+    panel = setup(seconds=60.0)
+    panel.ui.installButton.click()
+    assert host.wait(lambda: "Collecting torch" in panel.ui.logTextEdit.toPlainText(), 10)
+    process = panel.setupSection._installation._process
+    began = time.monotonic()
+    panel.ui.installButton.click()
+    assert time.monotonic() - began < 1 and process.poll() is not None
+    assert panel.ui.installButton.text == "Install PyTorch" and "cancelled" in panel.ui.statusLabel.text
+    assert panel.ui.applyButton.toolTip.startswith("PyTorch is missing")
+
+
+def test_failed_installation_says_why(host, setup):
+    panel = setup(fails=True)
+    panel.ui.installButton.click()
+    assert host.wait(lambda: not panel.setupSection.isInstalling(), 20)
+    assert "no space left" in panel.ui.statusLabel.text and "another Python" in panel.ui.statusLabel.text
+
+
+def test_an_extension_that_cannot_be_asked_installs_its_own_way(host, setup, monkeypatch):
+    monkeypatch.delattr(ExtensionLogic, "_getPipInstallArguments")
+    panel = setup()
+    assert "does not respond" in panel.ui.setupLabel.text
+    panel.ui.installButton.click()
+    assert "(no network)" in panel.ui.statusLabel.text
+
+
+# Weights and Python
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Serves zeros of the right size, a mebibyte at a time."""
+
+    def do_GET(self):
+        size = 51455312  # bytes of synthmorph.affine.2.h5
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        self.server.starts.append(start)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(size - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.end_headers()
+        try:
+            for position in range(start, size, 2**20):
+                self.wfile.write(bytes(min(2**20, size - position)))
+                time.sleep(self.server.pause)
+        except OSError:  # the other side was cancelled
+            pass
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server.starts, server.pause = [], 0.1
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    monkeypatch.setenv("SYNTHMORPH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SYNTHMORPH_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("no_proxy", "*")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@needsTorch
+def test_weights_are_fetched_cancelled_resumed_and_checked(host, panel, server, monkeypatch, tmp_path):
+    from SynthMorphSlicerLib import installing
+    monkeypatch.setattr(installing, "needsHdf5", lambda: False)
+    asked = []
+    monkeypatch.setattr("slicer.util.confirmOkCancelDisplay", lambda text, title: asked.append(text) or True)
+    panel.logic.cancel()  # the next worker shall see the new environment
+    ui = panel.ui
+    ui.transformTypeComboBox.currentIndex = ui.transformTypeComboBox.findText("Affine only")
+    ui.fetchButton.click()
+    assert "CC BY 4.0" in asked[0] and "synthmorph.affine.2.h5 (0.05 GB)" in asked[0] and "cite" in asked[0]
+    assert ui.applyButton.text == "Cancel"
+    assert host.wait(lambda: ui.progressBar.value >= 10, 60)
+    assert "MB" in ui.statusLabel.text
+    ui.applyButton.click()
+    assert "continues" in ui.statusLabel.text and not panel.logic.isBusy()
+    part = next((tmp_path / "cache").rglob("*.part"))
+    kept = part.stat().st_size
+    assert 2**20 < kept < 51455312
+    server.pause = 0.0
+    ui.fetchButton.click()
+    finished(host, panel, 60)
+    assert server.starts[0] == 0 and server.starts[1] >= kept - 2**20 > 0
+    assert "wrong content" in error(panel)  # zeros are not the weights
+    ui.clearCacheButton.click()
+    finished(host, panel, 60)
+    assert host.wait(lambda: "freed" in ui.statusLabel.text, 30)
+    assert not list((tmp_path / "cache").rglob("*.h5*"))
+
+
+@pytest.fixture
+def noFolder():
+    from SynthMorphSlicerLib import environment
+    yield
+    environment.setWeightsFolder("")
+
+
+def test_weights_folder_may_be_a_freesurfer_installation(panel, noFolder, tmp_path, monkeypatch):
+    from SynthMorphSlicerLib import environment
+    monkeypatch.setattr(panel.logic, "ask", lambda *arguments, **named: None)
+    monkeypatch.setenv("SYNTHMORPH_WEIGHTS", "/of/the/user")
+    (tmp_path / "models").mkdir()
+    panel.ui.weightsPathLineEdit.currentPath = str(tmp_path)
+    assert "holds none of the official weights" in panel.ui.weightsLabel.text
+    assert environment.workerEnvironment()["SYNTHMORPH_WEIGHTS"] == "/of/the/user"
+    (tmp_path / "models" / "synthmorph.affine.2.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    panel.setupSection.refresh()
+    assert "holds none" not in panel.ui.weightsLabel.text
+    assert environment.workerEnvironment()["SYNTHMORPH_WEIGHTS"] == str(tmp_path / "models")
+    panel.ui.weightsPathLineEdit.currentPath = str(tmp_path / "models")
+    assert environment.workerEnvironment()["SYNTHMORPH_WEIGHTS"] == str(tmp_path / "models")
+
+
+def test_another_python_by_setting_and_by_variable(host, panel, monkeypatch):
+    from SynthMorphSlicerLib import environment
+    monkeypatch.delenv("SYNTHMORPH_PYTHON", raising=False)
+    fixed, moving = twoHeads()
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    try:
+        panel.ui.pythonPathLineEdit.currentPath = "/nowhere/python"
+        assert environment.workerCommand()[0] == "/nowhere/python"
+        assert panel.ui.setupLabel.text == "Registrations run in /nowhere/python."
+        panel.ui.applyButton.click()
+        finished(host, panel, 20)
+        assert "cannot be started" in error(panel) and panel.ui.applyButton.enabled
+        monkeypatch.setenv("SYNTHMORPH_PYTHON", "/of/the/variable/python")
+        assert environment.workerCommand()[0] == "/of/the/variable/python"
+        monkeypatch.delenv("SYNTHMORPH_PYTHON")
+    finally:
+        panel.ui.pythonPathLineEdit.currentPath = ""
+    assert environment.workerCommand()[0] == sys.executable
+
+
+@needsTorch
+def test_release_ends_the_worker(host, panel):
+    panel.ui.setupCollapsibleButton.collapsed = False
+    assert host.wait(lambda: "Cache folder" in panel.ui.weightsLabel.text, 60)
+    process = panel.logic.client.processID()
+    panel.ui.releaseButton.click()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert panel.ui.statusLabel.text == "Memory released."
+
+
+def test_freesurfer_transforms_are_loaded_by_the_panel(host, panel, tmp_path):
+    import slicer
+    from test_logic import writtenTransforms
+    ui = panel.ui
+    assert not ui.loadTransformButton.enabled and ui.loadTransformButton.toolTip == "Choose a file first."
+    ui.transformPathLineEdit.currentPath = str(tmp_path / "scan.png")
+    assert ui.loadTransformButton.enabled
+    ui.loadTransformButton.click()
+    assert "no FreeSurfer transform" in error(panel)
+    path = next(path for path, _ in writtenTransforms(tmp_path) if path.suffix == ".mgz")
+    ui.transformPathLineEdit.currentPath = str(path)
+    ui.loadTransformButton.click()
+    finished(host, panel, 60)
+    assert ui.statusLabel.text.startswith("Loaded 'warp'") and error(panel) == ""
+    assert slicer.mrmlScene.GetFirstNodeByName("warp").IsA("vtkMRMLTransformNode")
+    ui.transformPathLineEdit.currentPath = ""
