@@ -21,32 +21,40 @@ from .similarity import Similarity, gaussian
 from .spatial import border_window
 
 HALF_STEPS = 4  # squarings of v / 2: its amplitude is a few voxels at most
-BORDER = 5  # field voxels at the border of the grid over which updates fade out
+BORDER = 12.0  # millimetres at the border of the grid over which velocity and updates fade out
+FINEST = 2.0  # voxel size of the refined velocity, millimetres
 SAFE_DETERMINANT = 0.05  # smallest Jacobian determinant that a result may have
+
+Sampler = Callable[[int, Tensor, Sequence[int]], Tensor]
+"""Samples the moving (0) or fixed image (1) itself: matrix from the indices of a new grid to those of its network
+image, shape of the grid -> (1, 1, X, Y, Z)."""
 
 
 @dataclass(frozen=True)
 class Level:
     """One resolution of the optimisation.
 
-    Voxel sizes of the images and of the field in millimetres, and the share of all iterations. Twelve descriptors
-    per voxel cost too much at 2 mm, so self-similarity stops at ``coarse`` images.
+    Voxel sizes of the images and of the field in millimetres, radius of the correlation window in image voxels, and
+    the share of all iterations. Twelve descriptors per voxel cost too much at 2 mm, so self-similarity looks at
+    ``coarse`` images, or ends before this level (None).
     """
 
     images: float
-    coarse: float
+    coarse: float | None
     field: float
+    radius: int
     share: float
 
 
-LEVELS = (Level(4.0, 4.0, 6.0, 0.5), Level(2.0, 3.0, 4.0, 0.5))
+LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.4), Level(2.0, 3.0, 4.0, 2, 0.35), Level(1.5, None, 2.0, 1, 0.25))
 STEP = 0.5  # largest change of the velocity per iteration, image voxels
 UPDATE_SIGMA, FIELD_SIGMA = 1.6, 0.5  # smoothing of updates and of the field at lambda 0.5, image voxels
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
 
 def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int, regularization: float,
-           progress: Callable[[float], None] | None = None, measure: str = "auto") -> tuple[MidSpace, str]:
+           progress: Callable[[float], None] | None = None, measure: str = "auto", sampler: Sampler | None = None
+           ) -> tuple[MidSpace, str]:
     """Improve the velocity field of a mid-space by instance optimisation.
 
     Args:
@@ -57,20 +65,23 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         regularization: lambda in (0, 1); smooths the updates and the field.
         progress: called with the fraction done.
         measure: "correlation", "self-similarity", or "auto": the former where one contrast resembles the other.
+        sampler: for levels finer than the network images; without it they are interpolated.
 
     Returns:
-        The mid-space with a velocity whose similarity is no lower than before, and the measure used.
+        A mid-space around the brain whose velocity gives no lower similarity than before, and the measure used.
     """
-    assert mid.velocity is not None
     if measure == "auto":
+        assert mid.velocity is not None
         measure = similarity.choose(*Scene(moving, fixed, mid, spacing, LEVELS[0].images, 0).warped(mid.velocity))
+    mid, spacing = working_grid(mid, spacing)
     done = 0
     for level in LEVELS:
         count = round(level.share * iterations)
-        if level.field > 2 * spacing:  # coarser than what the network says: its detail would be lost
-            count = 0
-        scene = Scene(moving, fixed, mid, spacing, level.images if measure == "correlation" else level.coarse,
-                      level.field, similarity.MEASURES[measure])
+        voxel = level.images if measure == "correlation" else level.coarse
+        if voxel is None or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
+            continue
+        scene = Scene(moving, fixed, mid, spacing, voxel, level.field, similarity.MEASURES[measure], level.radius,
+                      sampler)
 
         def tell(k: int, done: int = done) -> None:
             if progress:
@@ -81,6 +92,57 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     return unfolded(mid), measure
 
 
+def working_grid(mid: MidSpace, spacing: float) -> tuple[MidSpace, float]:
+    """The mid-space grid at the density of the result, cut to the brain where feature maps show where that is.
+
+    Returns:
+        The mid-space and its voxel size in millimetres.
+    """
+    assert mid.velocity is not None
+    if mid.features is not None:
+        mid = cropped(mid, *brain_box(mid.features, round(BORDER / spacing)))
+        assert mid.velocity is not None
+        window = border_window(mid.shape, mid.velocity.device, round(BORDER / spacing))
+        mid = dataclasses.replace(mid, velocity=mid.velocity * window)
+    return (denser(mid, spacing / FINEST), FINEST) if spacing > FINEST else (mid, spacing)
+
+
+def brain_box(features: Sequence[Tensor], margin: int) -> tuple[list[int], list[int]]:
+    """First voxel and size of the box around what feature maps (1, M, X, Y, Z) call brain, and a margin.
+
+    Sizes are multiples of four voxels where the grid allows, so that grids of all levels share their corners.
+    """
+    brain = torch.stack([f[0].sum(0) for f in features]).amax(0) > 0.5
+    first, size = [], []
+    for axis, n in enumerate(brain.shape):
+        filled = brain.amax(dim=tuple(a for a in range(3) if a != axis)).nonzero().flatten()
+        low, high = (int(filled[0]) - margin, int(filled[-1]) + 1 + margin) if len(filled) else (0, n)
+        length = min(n, -(-(high - low) // 4) * 4)
+        first.append(max(0, min((low + high - length) // 2, n - length)))
+        size.append(length)
+    return first, size
+
+
+def cropped(mid: MidSpace, first: Sequence[int], size: Sequence[int]) -> MidSpace:
+    """A box of a mid-space grid."""
+    assert mid.velocity is not None and mid.features is not None
+    shift = torch.eye(4, dtype=mid.to_fixed.dtype, device=mid.to_fixed.device)
+    shift[:3, 3] = shift.new_tensor(list(first))
+    box = (..., *(slice(a, a + n) for a, n in zip(first, size, strict=True)))
+    x, y, z = size
+    return MidSpace(mid.to_moving @ shift, mid.to_fixed @ shift, (x, y, z), mid.velocity[box],
+                    (mid.features[0][box], mid.features[1][box]))
+
+
+def denser(mid: MidSpace, factor: float) -> MidSpace:
+    """The same box with ``factor`` times as many voxels along each axis; feature maps are left behind."""
+    assert mid.velocity is not None
+    x, y, z = (round(n * factor) for n in mid.shape)
+    scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / x] * 3 + [1.0]))
+    scale[:3, 3] = (scale[0, 0] - 1) / 2  # grids share their corner, as F.interpolate has it
+    return MidSpace(mid.to_moving @ scale, mid.to_fixed @ scale, (x, y, z), regrid(mid.velocity, (x, y, z)))
+
+
 class Scene:
     """Both images on the mid-space at the resolution of one level.
 
@@ -88,15 +150,20 @@ class Scene:
     """
 
     def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, image_voxel: float,
-                 field_voxel: float, measure: type[Similarity] | None = None) -> None:
+                 field_voxel: float, measure: type[Similarity] | None = None, radius: int = similarity.RADIUS,
+                 sampler: Sampler | None = None) -> None:
         self.shape = [round(n * spacing / image_voxel) for n in mid.shape]
         self.field_shape = [round(n * spacing / max(field_voxel, spacing)) for n in mid.shape]
         self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
+        self.border = BORDER / max(field_voxel, spacing)
         scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / self.shape[0]] * 3 + [1.0]))
         scale[:3, 3] = (scale[0, 0] - 1) / 2  # all grids share their corner, as F.interpolate has it
-        self.images = [spatial.resample(image, matrix @ scale, self.shape)
-                       for image, matrix in ((moving, mid.to_moving), (fixed, mid.to_fixed))]
-        self.measure = measure(*self.images) if measure else None
+        self.images = []
+        for k, (image, matrix) in enumerate(((moving, mid.to_moving), (fixed, mid.to_fixed))):
+            finer = float(torch.linalg.det((matrix @ scale)[:3, :3]).abs()) < 0.9
+            self.images.append(sampler(k, matrix @ scale, self.shape) if sampler and finer
+                               else spatial.resample(image, matrix @ scale, self.shape))
+        self.measure = measure(*self.images, radius) if measure else None
 
     def _displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
         halves = spatial.integrate(torch.cat([velocity, -velocity]) / 2, HALF_STEPS)
@@ -122,7 +189,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
     sigma = scene.voxel * (regularization / (1 - regularization)) ** 0.5
     velocity = best = regrid(mid.velocity, scene.field_shape)
     # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
-    inner = border_window(scene.field_shape, velocity.device, BORDER)
+    inner = border_window(scene.field_shape, velocity.device, round(scene.border))
     best_value, improved = -1.0, False
     values: list[float] = []
     for k in range(iterations + 1):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -166,21 +166,22 @@ class Model:
         if options.transform in ("affine", "rigid"):
             result.net_affine = self.networks.affine(inputs.moving, inputs.fixed, options.transform == "rigid")
             return result.finish(stages)
-        if result.mid is None:
+        if result.start is None:
             try:
-                result.mid = self.networks.mid_space(inputs.moving, inputs.fixed, options.transform == "joint")
+                result.start = self.networks.mid_space(inputs.moving, inputs.fixed, options.transform == "joint")
             except ValueError as error:
                 raise ImageError(f"The two images could not be aligned: {error} Check that both show a brain, or give "
                                  "an initial transform.") from None
         stages.start("deformable transform", 0.35)
-        velocity = self.networks.velocity(inputs.moving, inputs.fixed, result.mid, options.regularization)
-        result.mid = dataclasses.replace(result.mid, velocity=velocity)
+        velocity = self.networks.velocity(inputs.moving, inputs.fixed, result.start, options.regularization)
+        result.mid = dataclasses.replace(result.start, velocity=velocity)
         iterations = self.default_refinement if options.refine is None else options.refine
         if iterations:
             stages.start("refinement", 0.5)
             spacing = float(np.cbrt(abs(np.linalg.det(inputs.fixed_net.matrix @ result.mid.to_fixed.cpu().numpy()))))
             result.mid, result.refined_by = refinement.refine(
-                inputs.moving, inputs.fixed, result.mid, spacing, iterations, options.regularization, stages.inner)
+                inputs.moving, inputs.fixed, result.mid, spacing, iterations, options.regularization, stages.inner,
+                sampler=result.sample)
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -221,6 +222,7 @@ class Registration:
     fixed: sitk.Image = field(repr=False)
     options: Options
     inputs: Inputs = field(repr=False)
+    start: MidSpace | None = field(default=None, repr=False)  # the mid-space before any velocity
     mid: MidSpace | None = field(default=None, repr=False)
     net_affine: Tensor | None = field(default=None, repr=False)
     fixed_to_moving: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
@@ -235,6 +237,12 @@ class Registration:
         assert self.net_affine is not None
         inputs = self.inputs
         return inputs.moving_net.matrix @ self.net_affine.cpu().numpy() @ np.linalg.inv(inputs.fixed_net.matrix)
+
+    def sample(self, which: int, matrix: Tensor, shape: Sequence[int]) -> Tensor:
+        """The moving (0) or fixed (1) image on a grid of its own; see :data:`refinement.Sampler`."""
+        image, net = ((self.moving, self.inputs.moving_net), (self.fixed, self.inputs.fixed_net))[which]
+        x, y, z = shape
+        return network_image(image, Space((x, y, z), net.matrix @ matrix.cpu().numpy()), self.inputs.fixed.device)
 
     def finish(self, stages: Stages) -> Registration:
         """Express the networks' result as transforms between the native worlds."""
@@ -285,8 +293,7 @@ class Registration:
         """The same registration with another lambda; reuses the affine part and the images in network space."""
         options = dataclasses.replace(self.options, regularization=regularization)
         options.check()
-        mid = self.mid and dataclasses.replace(self.mid, velocity=None)
-        again = Registration(self.model, self.moving, self.fixed, options, self.inputs, mid)
+        again = Registration(self.model, self.moving, self.fixed, options, self.inputs, self.start)
         return self.model._with_less_memory(lambda model, _: model._run(again, Stages(progress)), options)
 
     def warp(self, moving: sitk.Image | None = None, interpolation: str = "linear", fill: float = 0.0) -> sitk.Image:

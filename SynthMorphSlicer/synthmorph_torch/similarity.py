@@ -6,6 +6,7 @@ shapes of :mod:`.spatial`; all functions work on the CPU as fast as PyTorch allo
 """
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import torch
@@ -25,7 +26,7 @@ ALIKE = 0.17
 class Similarity(Protocol):
     """A measure prepared for two images (1, 1, X, Y, Z) on one grid."""
 
-    def __init__(self, moving: Tensor, fixed: Tensor) -> None: ...
+    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS) -> None: ...
 
     def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
         """Value for displaced images, and the direction of growth.
@@ -42,13 +43,13 @@ class Similarity(Protocol):
 class LocalCorrelation:
     """Mean squared correlation in small windows; the contrast may be inverted (Avants et al., MedIA 2008)."""
 
-    def __init__(self, moving: Tensor, fixed: Tensor) -> None:
-        self.images = moving, fixed
+    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS) -> None:
+        self.images, self.radius = (moving, fixed), radius
 
     def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
         moving, fixed = (spatial.warp(image, d, fill=0.0)
                          for image, d in zip(self.images, (forward, backward), strict=True))
-        value, by_moving, by_fixed = local_correlation(moving, fixed, foreground(moving, fixed))
+        value, by_moving, by_fixed = local_correlation(moving, fixed, foreground(moving, fixed), self.radius)
         return float(value), by_moving * gradient(moving) - by_fixed * gradient(fixed)
 
 
@@ -58,7 +59,8 @@ class SelfSimilarity:
     Descriptors are computed once and sampled like images, as in ConvexAdam.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor) -> None:
+    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS) -> None:
+        # the size of the descriptors is their own: ``radius`` is that of windows of correlation
         self.features = tuple(torch.cat([mind_ssc(image), image], 1) for image in (moving, fixed))
 
     def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
@@ -126,26 +128,29 @@ def box(image: Tensor, radius: int = RADIUS) -> Tensor:
     return image / (2 * radius + 1) ** 3
 
 
-def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor, radius: int = RADIUS
+                      ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean squared local correlation and its derivatives by both images' intensities.
 
     Args:
         moving, fixed: (1, 1, X, Y, Z).
         mask: (1, 1, X, Y, Z), weight of each window.
+        radius: the windows are cubes of ``2 radius + 1`` voxels.
 
     Returns:
         The mean over the mask (a scalar in [0, 1]) and two derivatives, exact up to that mean's constant factor.
     """
-    m, f = box(moving), box(fixed)
-    covariance = box(moving * fixed) - m * f
-    vm = (box(moving * moving) - m * m).clamp(min=0) + FLOOR
-    vf = (box(fixed * fixed) - f * f).clamp(min=0) + FLOOR
+    mean = functools.partial(box, radius=radius)
+    m, f = mean(moving), mean(fixed)
+    covariance = mean(moving * fixed) - m * f
+    vm = (mean(moving * moving) - m * m).clamp(min=0) + FLOOR
+    vf = (mean(fixed * fixed) - f * f).clamp(min=0) + FLOOR
     correlation = covariance.square() / (vm * vf)
     a = mask * 2 * covariance / (vm * vf)
     bm, bf = mask * 2 * correlation / vm, mask * 2 * correlation / vf
-    common = box(a)
-    by_moving = fixed * common - moving * box(bm) - box(a * f - bm * m)
-    by_fixed = moving * common - fixed * box(bf) - box(a * m - bf * f)
+    common = mean(a)
+    by_moving = fixed * common - moving * mean(bm) - mean(a * f - bm * m)
+    by_fixed = moving * common - fixed * mean(bf) - mean(a * m - bf * f)
     return (correlation * mask).sum() / mask.sum().clamp(min=1), by_moving, by_fixed
 
 
