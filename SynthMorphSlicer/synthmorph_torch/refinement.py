@@ -22,6 +22,7 @@ from .spatial import border_window
 
 HALF_STEPS = 4  # squarings of v / 2: its amplitude is a few voxels at most
 BORDER = 12.0  # millimetres at the border of the grid over which velocity and updates fade out
+RIM = 3.0  # millimetres, about the width of what is looked at around the brain
 FINEST = 2.0  # voxel size of the refined velocity, millimetres
 SAFE_DETERMINANT = 0.05  # smallest Jacobian determinant that a result may have
 
@@ -73,7 +74,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     if measure == "auto":
         assert mid.velocity is not None
         measure = similarity.choose(*Scene(moving, fixed, mid, spacing, LEVELS[0].images, 0).warped(mid.velocity))
-    mid, spacing = working_grid(mid, spacing)
+    mid, spacing, brain = working_grid(mid, spacing)
     done = 0
     for level in LEVELS:
         count = round(level.share * iterations)
@@ -81,7 +82,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         if voxel is None or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
             continue
         scene = Scene(moving, fixed, mid, spacing, voxel, level.field, similarity.MEASURES[measure], level.radius,
-                      sampler)
+                      sampler, brain)
 
         def tell(k: int, done: int = done) -> None:
             if progress:
@@ -92,19 +93,23 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     return unfolded(mid), measure
 
 
-def working_grid(mid: MidSpace, spacing: float) -> tuple[MidSpace, float]:
+def working_grid(mid: MidSpace, spacing: float) -> tuple[MidSpace, float, Tensor | None]:
     """The mid-space grid at the density of the result, cut to the brain where feature maps show where that is.
 
     Returns:
-        The mid-space and its voxel size in millimetres.
+        The mid-space, its voxel size in millimetres, and a mask (1, 1, x, y, z) of the brain and what is next to it.
     """
     assert mid.velocity is not None
+    brain = None
     if mid.features is not None:
         mid = cropped(mid, *brain_box(mid.features, round(BORDER / spacing)))
         assert mid.velocity is not None
         window = border_window(mid.shape, mid.velocity.device, round(BORDER / spacing))
+        assert mid.features is not None
+        either = torch.maximum(*(f.sum(1, keepdim=True) for f in mid.features))
+        brain = (gaussian(either, RIM / spacing) > 0.1).float()  # skull and scalp would pull at the brain
         mid = dataclasses.replace(mid, velocity=mid.velocity * window)
-    return (denser(mid, spacing / FINEST), FINEST) if spacing > FINEST else (mid, spacing)
+    return (denser(mid, spacing / FINEST), FINEST, brain) if spacing > FINEST else (mid, spacing, brain)
 
 
 def brain_box(features: Sequence[Tensor], margin: int) -> tuple[list[int], list[int]]:
@@ -128,7 +133,8 @@ def cropped(mid: MidSpace, first: Sequence[int], size: Sequence[int]) -> MidSpac
     assert mid.velocity is not None and mid.features is not None
     shift = torch.eye(4, dtype=mid.to_fixed.dtype, device=mid.to_fixed.device)
     shift[:3, 3] = shift.new_tensor(list(first))
-    box = (..., *(slice(a, a + n) for a, n in zip(first, size, strict=True)))
+    i, j, k = (slice(a, a + n) for a, n in zip(first, size, strict=True))
+    box = (slice(None), slice(None), i, j, k)
     x, y, z = size
     return MidSpace(mid.to_moving @ shift, mid.to_fixed @ shift, (x, y, z), mid.velocity[box],
                     (mid.features[0][box], mid.features[1][box]))
@@ -151,19 +157,20 @@ class Scene:
 
     def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, image_voxel: float,
                  field_voxel: float, measure: type[Similarity] | None = None, radius: int = similarity.RADIUS,
-                 sampler: Sampler | None = None) -> None:
+                 sampler: Sampler | None = None, brain: Tensor | None = None) -> None:
         self.shape = [round(n * spacing / image_voxel) for n in mid.shape]
         self.field_shape = [round(n * spacing / max(field_voxel, spacing)) for n in mid.shape]
         self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
         self.border = BORDER / max(field_voxel, spacing)
         scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / self.shape[0]] * 3 + [1.0]))
         scale[:3, 3] = (scale[0, 0] - 1) / 2  # all grids share their corner, as F.interpolate has it
-        self.images = []
+        self.images: list[Tensor] = []
         for k, (image, matrix) in enumerate(((moving, mid.to_moving), (fixed, mid.to_fixed))):
             finer = float(torch.linalg.det((matrix @ scale)[:3, :3]).abs()) < 0.9
             self.images.append(sampler(k, matrix @ scale, self.shape) if sampler and finer
                                else spatial.resample(image, matrix @ scale, self.shape))
-        self.measure = measure(*self.images, radius) if measure else None
+        inside = None if brain is None else F.interpolate(brain, size=self.shape, mode="trilinear")
+        self.measure = measure(self.images[0], self.images[1], radius, inside) if measure else None
 
     def _displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
         halves = spatial.integrate(torch.cat([velocity, -velocity]) / 2, HALF_STEPS)

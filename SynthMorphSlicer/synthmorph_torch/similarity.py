@@ -24,9 +24,12 @@ ALIKE = 0.17
 
 
 class Similarity(Protocol):
-    """A measure prepared for two images (1, 1, X, Y, Z) on one grid."""
+    """A measure prepared for two images (1, 1, X, Y, Z) on one grid.
 
-    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS) -> None: ...
+    ``radius`` is that of the windows of a correlation, ``inside`` a mask (1, 1, X, Y, Z) of what is to be compared.
+    """
+
+    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS, inside: Tensor | None = None) -> None: ...
 
     def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
         """Value for displaced images, and the direction of growth.
@@ -43,13 +46,14 @@ class Similarity(Protocol):
 class LocalCorrelation:
     """Mean squared correlation in small windows; the contrast may be inverted (Avants et al., MedIA 2008)."""
 
-    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS) -> None:
-        self.images, self.radius = (moving, fixed), radius
+    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS, inside: Tensor | None = None) -> None:
+        self.images, self.radius, self.inside = (moving, fixed), radius, inside
 
     def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
         moving, fixed = (spatial.warp(image, d, fill=0.0)
                          for image, d in zip(self.images, (forward, backward), strict=True))
-        value, by_moving, by_fixed = local_correlation(moving, fixed, foreground(moving, fixed), self.radius)
+        mask = foreground(moving, fixed, self.inside)
+        value, by_moving, by_fixed = local_correlation(moving, fixed, mask, self.radius)
         return float(value), by_moving * gradient(moving) - by_fixed * gradient(fixed)
 
 
@@ -59,14 +63,15 @@ class SelfSimilarity:
     Descriptors are computed once and sampled like images, as in ConvexAdam.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS) -> None:
+    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS, inside: Tensor | None = None) -> None:
         # the size of the descriptors is their own: ``radius`` is that of windows of correlation
+        self.inside = inside
         self.features = tuple(torch.cat([mind_ssc(image), image], 1) for image in (moving, fixed))
 
     def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
         sampled = [spatial.warp(f, d) for f, d in zip(self.features, (forward, backward), strict=True)]
         (moving, m), (fixed, f) = ((s[:, :-1], s[:, -1:]) for s in sampled)
-        mask = foreground(m, f)
+        mask = foreground(m, f, self.inside)
         difference = (moving - fixed) * mask
         value = 1 - float(difference.square().sum() / mask.sum().clamp(min=1) / moving.shape[1])
         direction = torch.zeros_like(forward)
@@ -89,9 +94,10 @@ def choose(moving: Tensor, fixed: Tensor) -> str:
     return "correlation" if squared > ALIKE else "self-similarity"
 
 
-def foreground(moving: Tensor, fixed: Tensor) -> Tensor:
-    """One where either image shows something, (1, 1, X, Y, Z)."""
-    return ((moving > FOREGROUND) | (fixed > FOREGROUND)).float()
+def foreground(moving: Tensor, fixed: Tensor, inside: Tensor | None = None) -> Tensor:
+    """One where either image shows something, times a mask where one is given, (1, 1, X, Y, Z)."""
+    shown = ((moving > FOREGROUND) | (fixed > FOREGROUND)).float()
+    return shown if inside is None else shown * inside
 
 
 def mind_ssc(image: Tensor, radius: int = 1) -> Tensor:

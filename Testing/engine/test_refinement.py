@@ -1,6 +1,8 @@
 """Instance optimisation: exact derivatives, better similarity, no folding."""
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from synthmorph_torch import refinement, spatial
@@ -95,6 +97,36 @@ def test_swapping_the_images_changes_the_sign():
         one = refine(moving, fixed, mid, 3.0, 10, 0.5)[0].velocity
         other = refine(fixed, moving, mid, 3.0, 10, 0.5)[0].velocity
     assert float((one + other).abs().max()) < 0.05 * float(one.abs().max())
+
+
+def with_brain(mid: MidSpace, first: int, last: int) -> MidSpace:
+    """The mid-space with feature maps that show a brain in a cube of voxels."""
+    maps = torch.zeros(1, 2, *mid.shape)
+    maps[:, :, first:last, first:last, first:last] = 0.5
+    return dataclasses.replace(mid, features=(maps, maps))
+
+
+def test_working_grid_is_the_same_field_around_the_brain():
+    mid = with_brain(still(96), 24, 40)
+    velocity = 3 * gaussian(torch.randn(1, 3, *mid.shape), 4.0)
+    mid = dataclasses.replace(mid, velocity=velocity)
+    close, spacing, brain = refinement.working_grid(mid, 3.0)
+    assert spacing == refinement.FINEST and close.shape == (36,) * 3  # 16 voxels and 4 on each side, 3 mm; now 2 mm
+    points = torch.eye(4, dtype=torch.float64)
+    points[:3, 3] = 42.0
+    both = [m.map_grid(points, (12,) * 3, 6) for m in (mid, close)]  # inside the brain
+    assert float((both[0] - both[1]).abs().max()) < 0.05
+    assert float(brain[0, 0, 12, 12, 12]) == 1 and float(brain[0, 0, 0, 0, 0]) == 0
+
+
+def test_what_is_not_brain_has_no_say():
+    fixed = blobs(0, 96)
+    bright = fixed.clone()
+    bright[..., :12] = 1.0  # something outside, in one image only
+    mid = with_brain(still(96), 24, 40)
+    results = [refine(fixed, other, mid, 3.0, 10, 0.5, measure="correlation")[0] for other in (fixed, bright)]
+    for result in results:
+        assert float(result.velocity.abs().max()) < 0.02
 
 
 def test_similarity_never_falls():

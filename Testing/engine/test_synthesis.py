@@ -90,7 +90,7 @@ def test_unfit_maps_are_refused(change, says, tmp_path):
 def test_rendered_image(subject):
     for _ in range(8):
         matrix = synthesis.random_affine(30, 45, 0.1, 0.1, "cpu")
-        points = synthesis.place(subject, N, MM, matrix, warp_mm=3.0)
+        points = synthesis.place(subject, (N,) * 3, MM, matrix, warp_mm=3.0)
         image, structures = synthesis.render(subject, points, MM)
         assert image.shape == (1, 1, N, N, N) and image.dtype == torch.float32
         assert float(image.min()) == 0 and float(image.max()) == pytest.approx(1)
@@ -99,7 +99,7 @@ def test_rendered_image(subject):
 
 
 def test_place_without_transform_keeps_the_brain_in_the_middle(subject):
-    points = synthesis.place(subject, N, MM, torch.eye(4).double(), warp_mm=0.0)
+    points = synthesis.place(subject, (N,) * 3, MM, torch.eye(4).double(), warp_mm=0.0)
     structures = synthesis.structures_at(subject, points)[0]
     index = torch.nonzero(structures < NONE).double().mean(0)
     assert torch.allclose(index, torch.full((3,), N / 2).double(), atol=0.3)
@@ -184,5 +184,6 @@ def test_real_label_map(data):
     for index, (name, _) in enumerate(STRUCTURES):
         side = float(subject.centroids[index, 0])
         assert (side < -3 if "left" in name else side > 3 if "right" in name else abs(side) < 6), name
-    image, structures = synthesis.render(subject, synthesis.place(subject, 48, 4.0, torch.eye(4).double(), 3.0), 4.0)
+    points = synthesis.place(subject, (48,) * 3, 4.0, torch.eye(4).double(), 3.0)
+    image, structures = synthesis.render(subject, points, 4.0)
     assert float(image.max()) == pytest.approx(1) and len(structures.unique()) == NONE + 1

@@ -13,6 +13,7 @@ import torch
 from synthmorph_torch.cli import main
 from synthmorph_torch.errors import UsageError, WeightsError
 from synthmorph_torch.loader import load_compact, load_model
+from synthmorph_torch.models import MID_SHAPE, MID_SPACING, CompactNetworks, translation
 from synthmorph_torch.networks import AffineDetector, HyperUNet, UNet, Widths
 from synthmorph_torch.training import export, synthesis, tasks, voxelmorph
 from synthmorph_torch.training.synthesis import NONE
@@ -20,6 +21,7 @@ from synthmorph_torch.training.train import Trainer, mean_figures, read_checkpoi
 
 CPU = torch.device("cpu")
 SMALL_DETECTOR = Widths(1, (8, 16), (16,), (), NONE + 1)
+SMALL_SEGMENTER = Widths(1, (8, 16), (16, 16), (), NONE + 1)
 SMALL_WARP = Widths(2 * NONE, (8, 8), (8, 8), (8,), 3)
 SMALL_VOXELMORPH = Widths(2, (8, 16), (16,), (16,), 3)
 
@@ -155,7 +157,7 @@ def test_foreign_checkpoints_are_refused(tmp_path):
 
 def detector_task(subjects):
     network = AffineDetector(SMALL_DETECTOR, softmax=True)
-    return tasks.DetectorTask(network, subjects, subjects, CPU, grid=32, spacing=6.0, batch=1)
+    return tasks.DetectorTask(network, subjects, subjects, CPU, shape=(32,) * 3, spacing=6.0, batch=1)
 
 
 def test_detector_learns(subjects, tmp_path):
@@ -173,11 +175,45 @@ def test_validation_is_the_same_every_time(subjects):
     assert not torch.equal(torch.rand(1), drawn)  # the training's own random numbers go on
 
 
+def segmenter_task(subjects):
+    network = AffineDetector(SMALL_SEGMENTER, softmax=True)
+    return tasks.SegmenterTask(network, subjects, subjects, CPU, shape=(32, 32, 40), spacing=6.0, batch=1)
+
+
+def test_segmenter_learns(subjects, tmp_path):
+    trainer = Trainer(segmenter_task(subjects), tmp_path, 40 / 60, rate=3e-3, clock=Clock())
+    trainer.run(validate_every=10, report=quiet)
+    first, last = trainer.history[0], trainer.history[-1]
+    assert last["val_loss"] < 0.8 * first["val_loss"] and last["val_dice"] > first["val_dice"]
+
+
+def test_segmenter_starts_from_the_detector():
+    detector, segmenter = AffineDetector(tasks.DETECTOR_WIDTHS), AffineDetector(tasks.SEGMENTER_WIDTHS)
+    tasks.adopt(segmenter, detector)
+    shared = len(detector.kernels()) - 1
+    for mine, theirs in zip(segmenter.kernels()[:shared], detector.kernels()[:shared], strict=True):
+        assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
+    assert segmenter.kernels()[shared][0].shape[:2] == (24, 64)  # its own: what it adds in resolution
+
+
+def test_segmenter_trains_on_the_grid_that_it_meets_later(subjects):
+    """Same axes, same centre and same voxels as the mid-space of a registration, to less than a voxel."""
+    template = synthesis.mean_centroids(subjects)
+    lia = torch.stack([-template[:, 0], -template[:, 2], template[:, 1]], 1)
+    detector = AffineDetector(SMALL_DETECTOR)
+    networks = CompactNetworks(detector, detector, SMALL_WARP, lambda _: [], lia)
+    trained = translation(template.mean(0)) @ synthesis.network_axes(MID_SHAPE, MID_SPACING, CPU)
+    met = networks.spacing * networks._grid[:3]  # millimetres along L, I, A
+    met = torch.stack([-met[0], met[2], -met[1]])
+    assert torch.allclose(met[:, :3], trained[:3, :3])
+    assert float((met[:, 3] - trained[:3, 3]).abs().max()) < MID_SPACING
+
+
 @pytest.fixture
 def warp_task(subjects):
-    detector = AffineDetector(SMALL_DETECTOR, softmax=True).requires_grad_(False)
-    return tasks.DeformableTask(HyperUNet(SMALL_WARP, (4,)), subjects, subjects, CPU, grid=32, spacing=6.0,
-                                detector=detector, mid_size=32, mid_spacing=6.0, pool_size=3)
+    segmenter = AffineDetector(SMALL_SEGMENTER, softmax=True).requires_grad_(False)
+    return tasks.DeformableTask(HyperUNet(SMALL_WARP, (4,)), subjects, subjects, CPU, shape=(32, 32, 32), spacing=6.0,
+                                segmenter=segmenter, pool_size=3)
 
 
 def test_warp_task_draws_pairs_from_a_pool(warp_task):
@@ -187,20 +223,24 @@ def test_warp_task_draws_pairs_from_a_pool(warp_task):
     gradients = [p.grad for p in warp_task.network.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
     assert max(float(g.abs().max()) for g in gradients) > 0
-    assert set(warp_task.validate()) == {f"val_{k}" for k in ("dice_before", "dice", "folding_percent",
-                                                               "sd_log_jacobian")}
+    assert {"val_dice_before", "val_dice", "val_dice_0.1", "val_sd_log_jacobian_0.9"} <= set(warp_task.validate())
     assert len(warp_task.pool) == 3
 
 
-def test_warp_task_sees_maps_and_structures_in_one_place(warp_task, subjects):
-    """A detector that knows the truth: its maps and the structures of a view must agree."""
-    scan = warp_task.scan(subjects)
-    truth = synthesis.structures_at(scan.subject, scan.points)
-    one_hot = torch.nn.functional.one_hot(truth, NONE + 1).movedim(-1, 1)[:, :NONE].float()
-    maps, structures = warp_task.view(dataclasses.replace(scan, features=one_hot), torch.eye(4).double())
-    seen = torch.nn.functional.one_hot(structures, NONE + 1).movedim(-1, 1)[:, :NONE].float()
-    halved = torch.nn.functional.avg_pool3d(seen, 2)
-    assert torch.nn.functional.cosine_similarity(maps.flatten(), halved.flatten(), dim=0) > 0.95
+def test_what_sees_lambda_learns_slowly(warp_task, tmp_path):
+    trainer = Trainer(warp_task, tmp_path, 1, clock=Clock())
+    fast, slow = trainer.optimizer.param_groups
+    before = [p.detach().clone() for p in slow["params"]]
+    trainer._train_step()
+    assert slow["lr"] == pytest.approx(0.01 * fast["lr"])
+    assert {id(p) for p in slow["params"]} == {id(p) for p in warp_task.network.dense.parameters()}
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(before, slow["params"], strict=True))
+
+
+def test_every_lambda_has_its_own_kernels():
+    network = HyperUNet(tasks.DEFORMABLE_WIDTHS, tasks.DEFORMABLE_UNITS)
+    low, middle, high = (network.bake(x)[0][0] for x in (0.1, 0.5, 0.9))
+    assert not torch.allclose(low, high, atol=1e-3) and not torch.allclose(low, middle, atol=1e-3)
 
 
 def voxelmorph_task(kind, examples, **options):
@@ -262,22 +302,25 @@ def unhurried(monkeypatch):
 
 
 def test_command_line_from_maps_to_model(tmp_path, unhurried, capsys):
-    maps, detector, warp, file = (tmp_path / n for n in ("maps", "detector", "warp", "model.safetensors"))
+    maps, detector, segmenter, warp, file = (tmp_path / n for n in ("maps", "detector", "segmenter", "warp",
+                                                                    "model.safetensors"))
     maps.mkdir()
     people.write_maps(maps, 3)
     assert train("detector", "--data", maps, "--out", detector, "--validation", 1) == 0
     assert train("detector", "--data", maps, "--out", detector, "--validation", 1) == 0
     assert "Going on after 1 steps and 0.1 of 60 minutes" in capsys.readouterr().out
-    assert train("deformable", "--data", maps, "--out", warp, "--validation", 1, "--detector", detector) == 0
-    both = ("export", "--data", maps, "--validation", 1, "--out", file, "--detector")
-    assert train(*both, warp, "--deformable", detector) == 1
+    assert train("segmenter", "--data", maps, "--out", segmenter, "--validation", 1, "--detector", detector) == 0
+    assert train("deformable", "--data", maps, "--out", warp, "--validation", 1, "--segmenter", segmenter) == 0
+    every = ("export", "--data", maps, "--validation", 1, "--out", file, "--segmenter", segmenter, "--detector")
+    assert train(*every, warp, "--deformable", detector) == 1
     assert "another network than the detector" in capsys.readouterr().err
     assert not file.exists()
-    assert train(*both, detector, "--deformable", warp) == 0
+    assert train(*every, detector, "--deformable", warp) == 0
     networks = load_compact(file, CPU)
-    trained = export.averaged_weights(detector)
-    for name, value in networks.detector.state_dict().items():
-        assert torch.allclose(value, trained[name], rtol=1e-3, atol=1e-6)
+    for network, folder in ((networks.detector, detector), (networks.segmenter, segmenter)):
+        trained = export.averaged_weights(folder)
+        for name, value in network.state_dict().items():
+            assert torch.allclose(value, trained[name], rtol=1e-3, atol=1e-6)
     network = HyperUNet(tasks.DEFORMABLE_WIDTHS, tasks.DEFORMABLE_UNITS)
     network.load_state_dict(export.averaged_weights(warp))
     for got, expected in zip(networks.bake(0.3), network.bake(0.3), strict=True):
