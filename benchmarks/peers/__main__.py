@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "SynthMorphSlicer"), str(ROOT / "benchmarks")]
 
-from peers import cases, report, scoring  # noqa: E402
+from peers import cases, report, rigid, scoring  # noqa: E402
 from peers.methods import METHODS, Method, Settings  # noqa: E402
 from peers.results import Results  # noqa: E402
 from peers.variants import VARIANTS  # noqa: E402
@@ -36,7 +36,7 @@ def main() -> None:
         options.peers_python, options.threads, tuple(options.synthmorph_arguments.split()))
     if not options.report_only:
         run(options, results, settings)
-    report.write(results.read(), options.out, options.data)
+    report.write(results.read(), options.out)
 
 
 def parse() -> argparse.Namespace:
@@ -79,6 +79,8 @@ def run(options: argparse.Namespace, results: Results, settings: Settings) -> No
     todo = [item for item in todo if (item[0].name, *item[1:]) not in done]
     for number, (method, variant, pair) in enumerate(todo, 1):
         case = cases.make(variant, pair, options.data, options.out / "cases")
+        if method.rigid:
+            rigid.find_brain(case, options.data, settings)
         row = attempt(method, case, options, settings)
         results.add({**row, "version": versions[method.name]})
         print(f"{number}/{len(todo)} {method.name} {variant} {pair}: {row['status']}" + summary(row), flush=True)

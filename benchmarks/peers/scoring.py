@@ -35,7 +35,7 @@ def score(case: Case, folder: Path, data: Path) -> dict[str, Any]:
     row |= {"voxels": head["voxels"], "folding": head["folding_count"], "folding_percent": head["folding_percent"],
             "smallest_jacobian": head["min"], "sd_log_jacobian": head["sd_log"],
             "folding_grid": quality.jacobian_statistics(jacobian)["folding_count"]}
-    return row | overlap(case, chain, data)
+    return row | overlap(case, chain, data) if case.labelled else row
 
 
 def rewarp(chain: sitk.Transform, moving: sitk.Image, fixed: sitk.Image, moved: Path) -> float | None:

@@ -198,7 +198,8 @@ def smooth(random: np.random.Generator, shape: tuple[int, ...], cells: int) -> A
     grid = sitk.Image(list(shape[::-1]), sitk.sitkUInt8)
     coarse.SetSpacing([n / cells for n in shape[::-1]])
     coarse.SetOrigin([-n / cells for n in shape[::-1]])
-    field = sitk.GetArrayFromImage(sitk.Resample(coarse, grid, sitk.Transform(), sitk.sitkBSpline, 0.0, sitk.sitkFloat32))
+    fine = sitk.Resample(coarse, grid, sitk.Transform(), sitk.sitkBSpline, 0.0, sitk.sitkFloat32)
+    field = sitk.GetArrayFromImage(fine)
     return field / np.abs(field).max()
 
 
