@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import platform
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "SynthMorphSlicer"), str(ROOT / "benchmarks")]
 
 from peers import cases, report, rigid, scoring  # noqa: E402
+from peers.machine import machine  # noqa: E402
 from peers.methods import METHODS, Method, Settings  # noqa: E402
 from peers.results import Results  # noqa: E402
 from peers.variants import VARIANTS  # noqa: E402
@@ -107,17 +106,6 @@ def attempt(method: Method, case: cases.Case, options: argparse.Namespace, setti
 def summary(row: dict[str, Any]) -> str:
     dice = f", Dice {row['mean_dice']:.3f}" if "mean_dice" in row else ""
     return f"{dice}, {row['cpu_seconds']:.0f} CPU-seconds, {row['peak_gib']:.2f} GiB"
-
-
-def machine() -> str:
-    """Processor and number of its cores."""
-    model = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        names: Sequence[str] = [line.partition(":")[2].strip() for line in cpu_info.read_text().splitlines()
-                                if "model name" in line]
-        model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

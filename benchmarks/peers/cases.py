@@ -33,21 +33,21 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Case:
-    """Files of one registration; same-person cases have no labels."""
+class Files:
+    """Two images to register."""
+
+    moving: Path
+    fixed: Path
+
+
+@dataclass(frozen=True)
+class Case(Files):
+    """A registration of the benchmark; same-person cases have no labels."""
 
     variant: str
     pair: str
     folder: Path
     scheme: str = "malf"
-
-    @property
-    def moving(self) -> Path:
-        return self.folder / "moving.nii.gz"
-
-    @property
-    def fixed(self) -> Path:
-        return self.folder / "fixed.nii.gz"
 
     @property
     def labelled(self) -> bool:
@@ -87,7 +87,7 @@ def make(variant: str, pair: str, data: Path, root: Path) -> Case:
     """The files of a case, made if they are not there yet."""
     folder = root / variant / pair
     scheme = "fs" if variant == "heads" else "malf"
-    case = Case(variant, pair, folder, scheme)
+    case = Case(folder / "moving.nii.gz", folder / "fixed.nii.gz", variant, pair, folder, scheme)
     if (folder / "done.json").exists():
         return case
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,8 @@ def malf_pair(name: str, data: Path) -> Pair:
     """Two people with manual labels."""
     moving, fixed = name.split("-")
     files = [data / "malf" / f"{person}_{kind}.nii.gz" for person in (moving, fixed) for kind in ("t1", "glm")]
-    images = [sitk.ReadImage(str(path)) for path in files]
-    return Pair(name, *images, data)
+    image, labels, target, target_labels = (sitk.ReadImage(str(path)) for path in files)
+    return Pair(name, image, labels, target, target_labels, data)
 
 
 def whole_labels(case: Case, data: Path) -> sitk.Image:

@@ -62,7 +62,7 @@ def centroids(labels: sitk.Image, data: Path, scheme: str) -> dict[tuple[int, st
     """World positions of the core structures' centroids, left and right apart."""
     from .cases import label_table
 
-    found: dict[tuple[int, str], list[NDArray[np.float64]]] = {}
+    found: dict[tuple[int, str], list[NDArray]] = {}
     array = sitk.GetArrayViewFromImage(labels)
     for label, entry in label_table(data, scheme).items():
         if entry.core:

@@ -4,11 +4,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import process
-from .cases import Case
+from .cases import Files
 
 RUNNERS = Path(__file__).with_name("runners.py")
 OURS = Path(__file__).resolve().parents[2] / "SynthMorphSlicer"
@@ -31,7 +31,6 @@ class Method:
     title: str
     rigid: bool = False
     ours: tuple[str, ...] | None = None  # arguments of `synthmorph register`
-    environment: dict[str, str] = field(default_factory=dict)
 
     def version(self, settings: Settings) -> str | None:
         """The version, or None if the method is not installed."""
@@ -41,10 +40,10 @@ class Method:
             command = [sys.executable, "-c", "import synthmorph_torch; print(synthmorph_torch.__version__)"]
         else:
             command = [settings.python, str(RUNNERS), self.name, "--version"]
-        done = subprocess.run(command, capture_output=True, text=True, env=self._environment())
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(self.ours is not None))
         return done.stdout.strip() if done.returncode == 0 else None
 
-    def run(self, case: Case, out: Path, settings: Settings) -> process.Usage:
+    def run(self, case: Files, out: Path, settings: Settings) -> process.Usage:
         """Register a case in a process of its own; leaves its output in a folder."""
         out.mkdir(parents=True, exist_ok=True)
         if self.name == "identity":
@@ -60,15 +59,16 @@ class Method:
                        str(settings.threads), "-o", str(out / "moved.nii.gz"), "-t", str(out / transform),
                        str(case.moving), str(case.fixed)]
             (out / "transforms.txt").write_text(f"{transform}\n")
-        return process.measure(command, out / "log.txt", settings.threads, self._environment())
+        return process.measure(command, out / "log.txt", settings.threads, environment(self.ours is not None))
 
-    def _environment(self) -> dict[str, str]:
-        """Ours must be found by the interpreter; peers must not see it."""
-        environment = dict(os.environ)
-        environment.pop("PYTHONPATH", None)
-        if self.ours is not None:
-            environment["PYTHONPATH"] = str(OURS)
-        return environment
+
+def environment(ours: bool) -> dict[str, str]:
+    """Ours must be found by the interpreter; peers must not see it."""
+    variables = dict(os.environ)
+    variables.pop("PYTHONPATH", None)
+    if ours:
+        variables["PYTHONPATH"] = str(OURS)
+    return variables
 
 
 METHODS = {method.name: method for method in (

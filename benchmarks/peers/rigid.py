@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +11,10 @@ from synthmorph_torch import transforms
 from synthmorph_torch.geometry import Space
 
 from . import scoring
-from .cases import Case
+from .cases import Case, Files
 from .methods import METHODS, Settings
 
 POINT_SPACING = 4.0  # mm between the points at which transforms are compared
-
-
-@dataclass(frozen=True)
-class Template(Case):
-    """The average T1 head, to be brought onto the fixed image of a case."""
-
-    data: Path = Path()
-
-    @property
-    def moving(self) -> Path:
-        return self.data / "spm" / "avg152T1.nii.gz"
 
 
 def find_brain(case: Case, data: Path, settings: Settings) -> None:
@@ -39,7 +27,7 @@ def find_brain(case: Case, data: Path, settings: Settings) -> None:
     method = METHODS["greedy-affine"]
     if mask.exists() or method.version(settings) is None:
         return
-    template = Template(case.variant, case.pair, case.folder, data=data)
+    template = Files(data / "spm" / "avg152T1.nii.gz", case.fixed)
     if method.run(template, out, settings).status == 0:
         labels = sitk.ReadImage(str(data / "spm" / "labels_Neuromorphometrics.nii.gz")) > 0
         moved = transforms.apply(scoring.read_chain(out), labels, sitk.ReadImage(str(case.fixed)), "nearest")

@@ -51,6 +51,7 @@ def ants(moving: Path, fixed: Path, out: Path, threads: int, kind: str = "antsRe
 
 def convexadam(moving: Path, fixed: Path, out: Path, threads: int) -> None:
     """ConvexAdam (Siebert et al. 2021) with its defaults after Greedy's affine transform, which it needs."""
+    import numpy as np
     import SimpleITK as sitk
     import torch
     from convexAdam.convex_adam_MIND import convex_adam_pt
@@ -61,8 +62,6 @@ def convexadam(moving: Path, fixed: Path, out: Path, threads: int) -> None:
               for path in (fixed, out / "moved.nii.gz")]
     voxels = convex_adam_pt(*images, device=torch.device("cpu"), dtype=torch.float32)  # (i, j, k, 3), fixed voxels
     grid = sitk.ReadImage(str(fixed))
-    import numpy as np
-
     to_world = np.reshape(grid.GetDirection(), (3, 3)) * grid.GetSpacing()
     field = sitk.GetImageFromArray(np.ascontiguousarray((voxels @ to_world.T).transpose(2, 1, 0, 3)), isVector=True)
     field.CopyInformation(grid)
