@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ def convexadam(moving: Path, fixed: Path, out: Path, threads: int) -> None:
     both = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
     sitk.WriteImage(sitk.Resample(sitk.ReadImage(str(moving), sitk.sitkFloat32), grid, both), str(out / "moved.nii.gz"))
     finish(out, "warp.nii.gz", "affine.tfm")
+
+
+def niftyreg(moving: Path, fixed: Path, out: Path, threads: int) -> None:
+    """NiftyReg (Modat et al. 2010): reg_aladin and reg_f3d with their defaults."""
+    import niftyreg as package
+    import SimpleITK as sitk
+
+    def tool(name: str, *arguments: str | Path) -> None:
+        subprocess.run([package.bin_path / name, *map(str, arguments)], check=True)
+
+    images = ("-ref", fixed, "-flo", moving)
+    tool("reg_aladin", *images, "-aff", out / "affine.txt", "-res", out / "affine.nii.gz", "-omp", str(threads))
+    tool("reg_f3d", *images, "-aff", out / "affine.txt", "-cpp", out / "cpp.nii.gz", "-res", out / "moved.nii.gz",
+         "-omp", str(threads))
+    tool("reg_transform", "-ref", fixed, "-disp", out / "cpp.nii.gz", out / "disp.nii.gz")
+    field = sitk.ReadImage(str(out / "disp.nii.gz"))
+    parts = [sitk.VectorIndexSelectionCast(field, n) for n in range(3)]  # RAS; ITK wants LPS
+    turned = sitk.Compose(-parts[0], -parts[1], parts[2])
+    turned.CopyInformation(sitk.ReadImage(str(fixed)))
+    sitk.WriteImage(turned, str(out / "warp.nii.gz"))
+    finish(out, "warp.nii.gz")
 
 
 def elastix(moving: Path, fixed: Path, out: Path, threads: int) -> None:
@@ -141,6 +163,7 @@ RUNS: dict[str, tuple[Any, dict[str, Any], str]] = {  # method: function, settin
     "ants": (ants, {}, "antspyx"),
     "ants-rigid": (ants, {"kind": "Rigid"}, "antspyx"),
     "convexadam": (convexadam, {}, "convexadam"),
+    "niftyreg": (niftyreg, {}, "niftyreg"),
     "elastix": (elastix, {}, "itk-elastix"),
 }
 
