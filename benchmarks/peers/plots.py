@@ -62,7 +62,7 @@ def structures(table: Table, plt: Any) -> Any:
                     rotation=35, ha="right")
     axes.set(ylabel="Dice", xlim=(-0.6, len(columns) - 0.4))
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(ncols=4, loc="lower left", frameon=False)
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return drawing
 
 
@@ -77,6 +77,8 @@ def time_and_accuracy(table: Table, plt: Any) -> Any:
         axes.annotate(METHODS[name].title, (seconds, dice), xytext=(7, 4), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", xlabel="CPU-seconds per pair", ylabel="mean Dice, plain pairs")
     axes.margins(x=0.25)
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else "")
     axes.grid(alpha=0.3)
     return drawing
 
@@ -101,5 +103,5 @@ def robustness(table: Table, plt: Any) -> Any:
     axes.set_xticks(range(len(variants)), variants, rotation=20, ha="right")
     axes.set(ylabel="mean Dice; dots: pairs", ylim=(0, 1))
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.15), frameon=False)
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return drawing
