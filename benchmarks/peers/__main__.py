@@ -71,15 +71,15 @@ def run(options: argparse.Namespace, results: Results, settings: Settings) -> No
         if versions[method.name] is None:
             print(f"{method.name} is not installed and left out.")
     chosen = [method for method in chosen if versions[method.name] is not None]
-    todo = [(method, variant, pair) for variant, pair in cases.names(options.variants, options.pairs, options.data)
+    asked = [(method, variant, pair) for variant, pair in cases.names(options.variants, options.pairs, options.data)
             for method in chosen if method.rigid == (variant == "same-person")]
-    results.drop((m.name, v, p) for m, v, p in todo if m.name in options.fresh)
+    results.drop((m.name, v, p) for m, v, p in asked if m.name in options.fresh)
     done = results.read()
-    todo = [item for item in todo if (item[0].name, *item[1:]) not in done]
+    todo = [item for item in asked if (item[0].name, *item[1:]) not in done]
+    for pair in dict.fromkeys(pair for method, _, pair in asked if method.rigid):
+        rigid.find_brain(cases.make("same-person", pair, options.data, options.out / "cases"), options.data, settings)
     for number, (method, variant, pair) in enumerate(todo, 1):
         case = cases.make(variant, pair, options.data, options.out / "cases")
-        if method.rigid:
-            rigid.find_brain(case, options.data, settings)
         row = attempt(method, case, options, settings)
         results.add({**row, "version": versions[method.name]})
         print(f"{number}/{len(todo)} {method.name} {variant} {pair}: {row['status']}" + summary(row), flush=True)

@@ -18,13 +18,13 @@ POINT_SPACING = 4.0  # mm between the points at which transforms are compared
 
 
 def find_brain(case: Case, data: Path, settings: Settings) -> None:
-    """Write the brain of the fixed image: the labels of the average head, brought there by Greedy's affine transform.
+    """Write where the brain of the fixed image is: the labels of the average head under the classical affine transform.
 
-    It only says where transforms are compared, so a few millimetres do not matter. Without Greedy there is nothing to
-    compare with, and nothing is written.
+    All fixed images are T1, as the average head is. The mask only says where transforms are compared, so a few
+    millimetres do not matter.
     """
     mask, out = case.folder / "brain.nii.gz", case.folder / "template"
-    method = METHODS["greedy-affine"]
+    method = METHODS["affine"]
     if mask.exists() or method.version(settings) is None:
         return
     template = Files(data / "spm" / "avg152T1.nii.gz", case.fixed)
