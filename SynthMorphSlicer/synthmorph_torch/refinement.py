@@ -20,7 +20,7 @@ from .networks import MidSpace
 from .similarity import Similarity, gaussian
 from .spatial import border_window
 
-HALF_STEPS = 4  # squarings of v / 2: its amplitude is a few voxels at most
+HALF_STEPS = 3  # squarings of v / 2 while optimising: its amplitude is a few voxels at most
 BORDER = 12.0  # millimetres at the border of the grid over which velocity and updates fade out
 RIM = 3.0  # millimetres, about the width of what is looked at around the brain
 FINEST = 2.0  # voxel size of the refined velocity, millimetres
