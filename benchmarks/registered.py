@@ -154,3 +154,22 @@ def organ(kind: str, seed: int) -> sitk.Image:
     result.SetSpacing([spacing] * 3)
     result.SetOrigin([float(a[0]) for a in axes])
     return result
+
+
+def machine() -> str:
+    """One line on what figures were measured with, and when."""
+    import platform
+
+    import torch
+    from synthmorph_torch import __version__
+    from synthmorph_torch.weights import find_weights
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    weights = find_weights("joint", None, "compact").checksum
+    return (f"{cpu}, one thread; SynthMorphSlicer {__version__}, compact model {weights[:12]}, PyTorch "
+            f"{torch.__version__}, SimpleITK {sitk.Version_VersionString()}, numpy {np.__version__}, Python "
+            f"{platform.python_version()}; {time.strftime('%Y-%m-%d')}.")

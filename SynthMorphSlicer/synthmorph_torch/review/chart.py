@@ -17,7 +17,7 @@ def curve(points: Sequence[tuple[float, float, str]], across: str, up: str) -> s
     """
     if not points:
         return ""
-    (x0, x1), (y0, y1) = (_limits([point[axis] for point in points]) for axis in (0, 1))
+    (x0, x1), (y0, y1) = _limits([x for x, _, _ in points]), _limits([y for _, y, _ in points])
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT),

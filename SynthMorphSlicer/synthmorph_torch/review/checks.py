@@ -69,8 +69,7 @@ def overlap(case: Case) -> Overlap:
     grid = working_grid(case)
     identity = sitk.Transform(3, sitk.sitkIdentity)
     fixed = _mask(identity, case.foreground, grid)
-    ones = sitk.Cast(case.moving * 0, sitk.sitkUInt8) + 1
-    seen = _mask(case.forward, ones, grid)
+    seen = _seen(case, grid)
     moving = _mask(case.forward, filled(case.moving), grid)
     both, size = fixed & moving, max(int(fixed.sum()), 1)
     if not both.any():
@@ -105,9 +104,9 @@ def edges(case: Case) -> Edges:
     inside = _mask(identity, case.foreground, grid)
     depth = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(
         grid.image(inside.astype(np.uint8)), insideIsPositive=True, squaredDistance=False, useImageSpacing=True))
-    seen = _mask(case.forward, sitk.Cast(case.moving * 0, sitk.sitkUInt8) + 1, grid)
+    seen = _seen(case, grid)
     one, other = _directions(fixed), _directions(moved)
-    weight = np.where(depth > MARGIN_MM, np.linalg.norm(np.stack(np.gradient(fixed), -1), axis=-1), 0.0)
+    weight = np.where(depth > MARGIN_MM, np.linalg.norm(_gradient(fixed), axis=-1), 0.0)
     strong = weight > np.quantile(weight[weight > 0], 0.5) if (weight > 0).any() else weight > 0
 
     def likeness(shift: tuple[int, ...]) -> float:
@@ -137,6 +136,13 @@ def _mask(transform: sitk.Transform, mask: sitk.Image, grid: Space) -> NDArray[n
     return sitk.GetArrayFromImage(transforms.apply(transform, mask, grid, "nearest")) != 0
 
 
+def _seen(case: Case, grid: Space) -> NDArray[np.bool_]:
+    """Which points of the grid lie in the moving image's field of view."""
+    everywhere = sitk.Image(case.moving.GetSize(), sitk.sitkUInt8) + 1
+    everywhere.CopyInformation(case.moving)
+    return _mask(case.forward, everywhere, grid)
+
+
 def _smooth(image: sitk.Image, grid: Space, transform: sitk.Transform) -> Floats:
     """An image on the working grid, free of detail that the grid cannot hold; (Z, Y, X)."""
     plain = sitk.SmoothingRecursiveGaussian(sitk.Cast(image, sitk.sitkFloat32), [0.4 * WORK_MM] * 3)
@@ -145,9 +151,13 @@ def _smooth(image: sitk.Image, grid: Space, transform: sitk.Transform) -> Floats
     return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(resampled, [SMOOTH_MM] * 3)).astype(np.float64)
 
 
+def _gradient(volume: Floats) -> Floats:
+    return np.stack([np.gradient(volume, axis=axis) for axis in range(3)], axis=-1)
+
+
 def _directions(volume: Floats) -> Floats:
     """Unit vectors of the gradient, shorter where there is next to no edge; (Z, Y, X, 3)."""
-    gradient = np.stack(np.gradient(volume), -1)
+    gradient = _gradient(volume)
     length = np.linalg.norm(gradient, axis=-1, keepdims=True)
     floor = 0.1 * np.quantile(length, 0.9) + 1e-12
     return gradient / np.sqrt(length**2 + floor**2)

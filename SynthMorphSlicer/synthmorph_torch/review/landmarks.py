@@ -13,6 +13,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -57,7 +58,8 @@ class Landmarks:
     @classmethod
     def pair(cls, fixed: ArrayLike, moving: ArrayLike, names: tuple[str, ...] = ()) -> Landmarks:
         """Pairs from two lists of points."""
-        return cls(*(np.asarray(p, dtype=np.float64).reshape(-1, 3) for p in (fixed, moving)), names)
+        first, second = (np.asarray(p, dtype=np.float64).reshape(-1, 3) for p in (fixed, moving))
+        return cls(first, second, names)
 
 
 def errors(forward: sitk.Transform, landmarks: Landmarks) -> NDArray[np.float64]:
@@ -146,8 +148,11 @@ def _fit_velocity(source: Matrix, target: Matrix, radius: float) -> Matrix:
     for _ in range(ROUNDS):
         missing = target - _flow(source, source, weights, radius)
         total = float((missing**2).sum())
-        if total < least:
-            best, least = weights, total
+        if total > 0.9 * least:  # what is left cannot be met: larger weights would only tear at the surroundings
+            break
+        best, least = weights, total
+        if total < 1e-6:
+            break
         weights = weights + 0.7 * solve @ missing
     return best
 
@@ -176,7 +181,7 @@ def _flow_field(grid: Space, centers: Matrix, weights: Matrix, radius: float) ->
             moved = _flow(world[near], centers, weights, radius) - world[near]
             field[k, index[near, 0], index[near, 1]] = moved
     transform = sitk.DisplacementFieldTransform(sitk.Cast(grid.image(field, vector=True), sitk.sitkVectorFloat64))
-    return transform, float(sitk.GetArrayViewFromImage(jacobian_map(transform, grid)).min())
+    return transform, float(sitk.GetArrayFromImage(jacobian_map(transform, grid)).min())
 
 
 def _joined(last: sitk.Transform, first: sitk.Transform) -> sitk.CompositeTransform:
@@ -218,13 +223,13 @@ def read_points(path: str | Path) -> tuple[Matrix, tuple[str, ...]]:
     return array * ([-1, -1, 1] if ras else [1, 1, 1]), tuple(names)
 
 
-def _from_json(text: str) -> tuple[list[list[float]], list[str], bool]:
+def _from_json(text: str) -> tuple[list[Any], list[str], bool]:
     markup = json.loads(text)["markups"][0]
     points = markup["controlPoints"]
     return [p["position"] for p in points], [p.get("label", "") for p in points], _is_ras(markup["coordinateSystem"])
 
 
-def _from_fcsv(text: str) -> tuple[list[list[str]], list[str], bool]:
+def _from_fcsv(text: str) -> tuple[list[Any], list[str], bool]:
     system = "RAS"
     rows = []
     for line in text.splitlines():
@@ -236,7 +241,7 @@ def _from_fcsv(text: str) -> tuple[list[list[str]], list[str], bool]:
     return [row[1:4] for row in rows], [row[11] if len(row) > 11 else "" for row in rows], _is_ras(system)
 
 
-def _from_csv(text: str) -> tuple[list[list[str]], list[str], bool]:
+def _from_csv(text: str) -> tuple[list[Any], list[str], bool]:
     rows = [{(k or "").strip().lower(): v for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
     ras = "r" in rows[0]
     axes = "ras" if ras else "lps"
