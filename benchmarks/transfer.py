@@ -60,7 +60,8 @@ def scores(cache: Path, methods=METHODS) -> dict[int, dict[str, float]]:
 def to_markdown(table: dict[int, dict[str, float]]) -> str:
     """The table, and the gain of each method."""
     methods = [m for m in METHODS if m in next(iter(table.values()))]
-    lines = ["| patient | single atlases | best single | " + " | ".join(methods) + " |", "|---" * (3 + len(methods)) + "|"]
+    lines = ["| patient | single atlases | best single | " + " | ".join(methods) + " |",
+             "|---" * (3 + len(methods)) + "|"]
     best = {}
     for patient, row in table.items():
         singles = {k.split()[-1]: v for k, v in row.items() if k.startswith("atlas")}

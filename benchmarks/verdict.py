@@ -5,9 +5,10 @@
 Good: what the compact model makes of a pair. Ruined, from each pair: the good result after a mirror or a half turn of
 the fixed image (flipped, upside down) or a random affine transform, two of the three in turn (one for tuning); the
 registration of a moving image of which half the content was cut off ("half, registered", every third or sixth pair) or
-the good result with a moving image cut afterwards ("half, kept"); and another part of the body, registered to six of the fixed images. There is no such scan in the
-data pack: chest, thigh and kidneys are made up of ellipsoids with texture. Limits of the verdict were chosen on the
-first list of pairs and are measured on the second; no person occurs in both. Neither labels nor landmarks are used.
+the good result with a moving image cut afterwards ("half, kept"); and another part of the body, registered to six of
+the fixed images. There is no such scan in the data pack: chest, thigh and kidneys are made up of ellipsoids with
+texture. Limits of the verdict were chosen on the first list of pairs and are measured on the second; no person occurs
+in both. Neither labels nor landmarks are used.
 
 Registrations and findings are kept in the folder of --cache: what is there is not done again.
 """
@@ -107,13 +108,14 @@ def cases(group: str, cache: Path, model: Any) -> Iterator[tuple[str, str, Any]]
             made, f"organ.{organ}.{f}", functools.partial(kept.organ, organ[:-1], int(organ[-1])), f)
 
 
-def findings(group: str, cache: Path, model: Any) -> list[Finding]:
-    """What the checks find on every case: value and status by key."""
+def findings(group: str, cache: Path, model: Any, backwards: bool = False) -> list[Finding]:
+    """What the checks find on every case: its values by key."""
     from synthmorph_torch import review
     from synthmorph_torch.review.verdict import quick_checks
 
     result = []
-    for kind, name, make in cases(group, cache, model):
+    todo = list(cases(group, cache, model))
+    for kind, name, make in reversed(todo) if backwards else todo:
         path = cache / "findings" / f"{kind} {name}.json".replace(" ", "_").replace(">", "to")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,22 +154,32 @@ def to_markdown(everything: list[Finding]) -> str:
     parts = []
     for group, title in (("evaluation", "Evaluation"), ("tuning", "Tuning (limits were chosen on these)")):
         rows = [one for one in everything if one["group"] == group]
-        parts += [f"## {title}", "", "| registrations | number | failed | look closely | good |", "|---|---|---|---|---|"]
-        ruined = [one for one in rows if one["kind"] != "good"]
-        for kind, chosen in [*((k, [r for r in rows if r["kind"] == k]) for k in KINDS), ("**all ruined**", ruined)]:
-            count = {w: sum(word(r) == w for r in chosen) for w in ("failed", "look closely", "good")}
-            cells = " | ".join(f"{n} ({100 * n / len(chosen):.0f} %)" for n in count.values())
-            parts.append(f"| {kind} | {len(chosen)} | {cells} |")
-        wrong = [r for r in rows if (r["kind"] == "good") == (word(r) == "failed")]
-        parts += ["", "Ruined and not called failed, or good and called failed:" if wrong else "None was misjudged.", ""]
-        parts += [f"- {r['kind']}, {r['name']}: {word(r)} ({', '.join(k for k, s in statuses(r).items() if s == 'bad') or ', '.join(k for k, s in statuses(r).items() if s == 'look') or 'nothing found'})"
-                  for r in wrong]
-        looked = [r for r in rows if r["kind"] == "good" and word(r) == "look closely"]
-        if looked:
-            parts += ["", "Good and called look closely:", ""]
-            parts += [f"- {r['name']}: {', '.join(k for k, s in statuses(r).items() if s == 'look')}" for r in looked]
-        parts.append("")
+        parts += [f"## {title}", "", *counts(rows), ""]
+        wrong = [one for one in rows if (one["kind"] == "good") == (word(one) == "failed")]
+        looked = [one for one in rows if one["kind"] == "good" and word(one) == "look closely"]
+        for heading, chosen in (("Misjudged (ruined and not failed, or good and failed):", wrong),
+                                ("Good, and called look closely:", looked)):
+            parts += [heading, "", *(f"- {one['kind']}, {one['name']}: {why(one)}" for one in chosen or [])]
+            parts += ["- none", ""] if not chosen else [""]
     return "\n".join(parts)
+
+
+def counts(rows: list[Finding]) -> list[str]:
+    """How often each word was said, by kind of ruin."""
+    lines = ["| registrations | number | failed | look closely | good |", "|---|---|---|---|---|"]
+    ruined = [one for one in rows if one["kind"] != "good"]
+    for kind, chosen in [*((k, [one for one in rows if one["kind"] == k]) for k in KINDS), ("**all ruined**", ruined)]:
+        found = [sum(word(one) == w for one in chosen) for w in ("failed", "look closely", "good")]
+        cells = " | ".join(f"{n} ({100 * n / max(len(chosen), 1):.0f} %)" for n in found)
+        lines.append(f"| {kind} | {len(chosen)} | {cells} |")
+    return lines
+
+
+def why(found: Finding) -> str:
+    """The word and the checks behind it."""
+    known = statuses(found)
+    keys = [k for k, s in known.items() if s == "bad"] or [k for k, s in known.items() if s == "look"]
+    return f"{word(found)} ({', '.join(keys) or found['refused'] or 'nothing found'})"
 
 
 def main() -> None:
@@ -177,12 +189,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="where registrations and findings are kept")
     parser.add_argument("--only", choices=("tuning", "evaluation"), help="one of the lists; nothing is written then")
+    parser.add_argument("--backwards", action="store_true", help="start at the end, to share the work with another run")
     parser.add_argument("--out", type=Path, help="write the tables here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = functools.cache(lambda: load_model("compact", device="cpu"))
     groups = [options.only] if options.only else ["tuning", "evaluation"]
-    everything = [one for group in groups for one in findings(group, options.cache, model)]
+    everything = [one for group in groups for one in findings(group, options.cache, model, options.backwards)]
     if options.only:
         for one in everything:
             print(one["kind"], one["name"], word(one), one["refused"],

@@ -32,6 +32,7 @@ from .geometry import Space
 
 LABEL_WORDS = ("seg", "label", "parc", "mask", "aseg", "atlas", "glm", "regions", "structures", "wmpm")
 TABLES = (".ctbl", ".csv", ".txt", ".lut")
+_PLAIN = ("labelvalue", "label", "name", *(f"{start}{c}" for start in ("color_", "") for c in "rgba"))
 Colour = tuple[int, int, int]
 
 
@@ -187,10 +188,7 @@ def _described(folder: Path) -> Atlas:
 
 
 def _atlas(name: str, image: Path, labels: Path, table: Path | None) -> Atlas:
-    if table is not None:
-        structures = read_table(table)
-    else:
-        structures = segment_names(labels)
+    structures = read_table(table) if table is not None else segment_names(labels)
     return Atlas(name, image, labels, structures)
 
 
@@ -207,8 +205,8 @@ def read_table(path: str | Path) -> dict[int, Structure]:
     except (OSError, UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError):
         table = {}
     if not table:
-        raise ImageError(f"'{path}' is no table of names: it needs lines of number, name, red, green, blue and opacity, "
-                         "or a CSV with the columns label and name.")
+        raise ImageError(f"'{path}' is no table of names: it needs lines of number, name, red, green, blue and "
+                         "opacity, or a CSV with the columns label and name.")
     return table
 
 
@@ -231,8 +229,8 @@ def _from_csv(text: str) -> dict[int, Structure]:
         cells = {(key or "").strip().lower(): (value or "").strip() for key, value in row.items() if key}
         label = int(cells.get("labelvalue") or cells["label"])
         rgb = [cells.get(f"color_{c}") or cells.get(c) or "" for c in "rgb"]
-        other = {key.strip(): value.strip() for key, value in row.items() if key and value and key.strip().lower() not in
-                 ("labelvalue", "label", "name", "color_r", "color_g", "color_b", "color_a", "r", "g", "b", "a")}
+        other = {key.strip(): value.strip() for key, value in row.items()
+                 if key and value and key.strip().lower() not in _PLAIN}
         table[label] = Structure(cells.get("name") or f"Label {label}",
                                  _colour(rgb) if all(rgb) else colour_of(label), other)
     return {label: structure for label, structure in table.items() if label}

@@ -20,8 +20,8 @@ from .images import foreground
 from .labels import warp_labels
 from .transforms import Grid, apply, displacement_slabs, linear_part
 
-__all__ = ["affine_part", "dice", "displacement_statistics", "inverse_consistency", "jacobian_map", "jacobian_statistics",
-           "json_ready", "label_agreement", "measures", "similarity", "surface_distances"]
+__all__ = ["affine_part", "dice", "displacement_statistics", "inverse_consistency", "jacobian_map",
+           "jacobian_statistics", "json_ready", "label_agreement", "measures", "similarity", "surface_distances"]
 
 Floats = NDArray[np.float32]
 PERCENTILES = (1, 5, 50, 95, 99)

@@ -190,8 +190,8 @@ def check_transfer_folder(folder: str | Path, overwrite: bool = False) -> Path:
         if not (folder / INDEX).exists():
             raise SynthMorphError(f"'{folder}' holds other files: give the name of a new folder.")
         if not overwrite:
-            raise SynthMorphError(f"'{folder}' holds an earlier transfer, whose labels may have been corrected by hand: "
-                                  "give another name, or replace it with --overwrite.")
+            raise SynthMorphError(f"'{folder}' holds an earlier transfer, whose labels may have been corrected by "
+                                  "hand: give another name, or replace it with --overwrite.")
     return folder
 
 
@@ -236,8 +236,8 @@ def _fill(result: Transfer, folder: Path) -> list[str]:
             transforms.write_transform(one.backward, place / BACKWARD)
         images.write_image(one.labels, place / LABELS)
         grid = Space.of(one.atlas.labels)
-        entries.append({"name": one.atlas.name, "folder": name, "shape": list(grid.shape), "matrix": grid.matrix.tolist(),
-                        "provenance": one.provenance})
+        entries.append({"name": one.atlas.name, "folder": name, "shape": list(grid.shape),
+                        "matrix": grid.matrix.tolist(), "provenance": one.provenance})
     faults = [fault.sentence for fault in result.faults]
     text = json.dumps(json_ready({"format": FORMAT, "fusion": result.fused.method, "cancelled": result.cancelled,
                                   "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "atlases": entries,

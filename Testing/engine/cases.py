@@ -29,5 +29,5 @@ def case(**extra) -> Case:
     """The right answer as a case."""
     fixed, fixed_labels = person()
     moving, moving_labels = person(SCALE, seed=1)
-    return Case(transforms.affine_transform(truth()), transforms.affine_transform(np.linalg.inv(truth())), moving, fixed,
-                moving_labels, fixed_labels, **extra)
+    there, back = (transforms.affine_transform(matrix) for matrix in (truth(), np.linalg.inv(truth())))
+    return Case(there, back, moving, fixed, moving_labels, fixed_labels, **extra)

@@ -227,9 +227,9 @@ def test_points_from_every_format(tmp_path):
         assert names == ("A",)
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.mrk.json", "{}"), ("a.fcsv", "0,x,y,z"), ("a.csv", "a,b\n1,2\n"),
-                                            ("a.json", '{"markups": [{"coordinateSystem": "LPS", "controlPoints": []}]}'),
-                                            ("c.csv", ""), ("d.csv", "l,p,s\n")])
+@pytest.mark.parametrize(("name", "text"), [
+    ("a.mrk.json", "{}"), ("a.fcsv", "0,x,y,z"), ("a.csv", "a,b\n1,2\n"), ("c.csv", ""), ("d.csv", "l,p,s\n"),
+    ("a.json", '{"markups": [{"coordinateSystem": "LPS", "controlPoints": []}]}')])
 def test_points_that_are_none(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(ImageError, match="no points"):

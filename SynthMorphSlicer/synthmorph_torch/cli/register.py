@@ -65,7 +65,8 @@ def add_arguments(parser: Parser) -> None:
                          help="folding, Jacobian, displacement, inverse consistency, similarity, times, model")
     judging.add_argument("--fixed-labels", metavar="FILE", type=Path,
                          help="true labels of the fixed image: adds Dice and surface distance of the first --labels")
-    judging.add_argument("--report", metavar="DIR", type=Path, help="one HTML page with pictures and numbers, and its table")
+    judging.add_argument("--report", metavar="DIR", type=Path,
+                         help="one HTML page with pictures and numbers, and its table")
     judging.add_argument("--result", metavar="DIR", type=Path,
                          help="everything that 'synthmorph review' needs: images, transforms, labels and settings")
     add_registration_options(parser)

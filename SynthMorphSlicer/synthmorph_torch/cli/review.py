@@ -155,7 +155,7 @@ def _tell(found: Review) -> None:
         if row.status in ("look", "bad") and row.value is not None:
             print(f"  {row.status:<5} {row.name}: {row.value:.3g} {row.unit} (tolerance {row.tolerance})")
     for spot in found.spots:
-        print(f"  {spot.name}: {spot.value:.3g} {spot.unit} at RAS {', '.join(f'{v:.1f}' for v in spot.ras)} mm")
+        print(f"  {spot.name}: {spot.text} at RAS {', '.join(f'{round(v, 1) + 0.0:.1f}' for v in spot.ras)} mm")
 
 
 def _correct(case: Case, target: Path, radius: float) -> Path:

@@ -37,6 +37,11 @@ class HotSpot:
         x, y, z = self.point
         return -x, -y, z
 
+    @property
+    def text(self) -> str:
+        """The value with its meaning, "J = 0.12" or "8.4 mm"."""
+        return f"{self.value:.3g} mm" if self.unit == "mm" else f"{self.unit} = {self.value:.3g}"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "ras": self.ras}
@@ -50,7 +55,7 @@ def hot_spots(case: Case, mask: sitk.Image | None = None, count: int = 1) -> lis
         mask: where to look, by default the fixed foreground; structures and landmarks are always looked at.
         count: how many of each kind at most; two of a kind are at least 10 mm apart.
     """
-    region = sitk.GetArrayViewFromImage(case.region(mask)) != 0
+    region = sitk.GetArrayFromImage(case.region(mask)) != 0
     return [*_jacobian_spots(case, region, count), *_displacement_spots(case, region, count),
             *_structure_spots(case, count), *_landmark_spots(case, count)]
 

@@ -72,15 +72,16 @@ def jacobian_rows(case: Case, region: sitk.Image) -> list[Measure]:
     ]
     rows += [measure(f"jacobian_p{p}", group, f"J, {p}th percentile" if p != "1" else "J, 1st percentile",
                      spread.get(p)) for p in ("1", "5", "50", "95", "99")]
-    return [*rows, measure("sd_log", group, "SD of log J", found["sd_log"], "", "sd_log", "roughness of the warp; 0 for "
-                           "a pure affine")]
+    return [*rows, measure("sd_log", group, "SD of log J", found["sd_log"], "", "sd_log", "roughness of the warp; 0 "
+                           "for a pure affine")]
 
 
 def displacement_rows(case: Case, region: sitk.Image) -> list[Measure]:
     """How far points move, and by how much going there and back misses."""
     moved = quality.displacement_statistics(case.forward, case.fixed, region)
     group, rows = "Displacement", []
-    for key, title, note in (("total", "Displacement", ""), ("residual", "Displacement beyond affine", "the warp alone")):
+    for key, title, note in (("total", "Displacement", ""),
+                             ("residual", "Displacement beyond affine", "the warp alone")):
         found = moved[key]
         rows += [measure(f"{key}_{p}", group, f"{title}, {word}", value, "mm", note=note)
                  for p, word, value in (("mean", "mean", found["mean"]),

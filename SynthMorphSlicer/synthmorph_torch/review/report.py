@@ -48,6 +48,7 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap; text-align:
 td.note, td.small { color: var(--quiet); font-size: 12.5px; }
 .panels { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 8px; align-items: flex-end; }
 figure { margin: 0; flex: 1 1 0; min-width: 110px; } .close figure { flex: 0 0 150px; }
+.spots { display: flex; flex-wrap: wrap; gap: 4px 40px; } .spots section { flex: 0 0 310px; break-inside: avoid; }
 .seen figure { flex: 1 1 320px; }
 figcaption { font-size: 12px; color: var(--quiet); } img { width: 100%; display: block; border-radius: 3px; }
 svg { max-width: 460px; width: 100%; }
@@ -150,12 +151,13 @@ def _spots(review: Review) -> list[str]:
     if not review.spots:
         return []
     drawn = close_ups(review.case, review.spots)
-    parts = ["<h2>Where to look first</h2>"]
+    parts = ["<h2>Where to look first</h2>", '<div class="spots">']
     for number, spot in enumerate(review.spots):
-        place = ", ".join(f"{v:.1f}" for v in spot.ras)
-        parts += [f"<h3>{_text(spot.name)}: {spot.value:.3g} {_text(spot.unit)}, at RAS ({place}) mm</h3>",
-                  '<div class="panels close">', *(_figure(p) for p in drawn if p.group == str(number)), "</div>"]
-    return parts
+        place = ", ".join(f"{round(v, 1) + 0.0:.1f}" for v in spot.ras)
+        parts += [f'<section><h3>{_text(spot.name)}</h3><p class="quiet">{_text(spot.text)} at RAS ({place}) mm</p>',
+                  '<div class="panels close">', *(_figure(p) for p in drawn if p.group == str(number)),
+                  "</div></section>"]
+    return [*parts, "</div>"]
 
 
 def _tables(review: Review) -> list[str]:

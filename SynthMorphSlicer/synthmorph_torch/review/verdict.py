@@ -98,12 +98,12 @@ def quick_checks(case: Case) -> list[Reason]:
 def affine_checks(case: Case) -> Iterator[Reason]:
     """Scales, shear and flip of the affine part."""
     shape = checks.AffineShape.of(case.affine)
-    yield Reason(FLIP.status(float(shape.flips)), "affine_flip", "The affine part mirrors the image, which no head does: "
-                 "left and right may be exchanged.", float(shape.flips))
+    yield Reason(FLIP.status(float(shape.flips)), "affine_flip", "The affine part mirrors the image, which no head "
+                 "does: left and right may be exchanged.", float(shape.flips))
     low, high = shape.scales[0], shape.scales[2]
     for key, tolerance, value in (("affine_low", SCALE_LOW, low), ("affine_high", SCALE_HIGH, high)):
-        yield Reason(tolerance.status(value), key, f"The affine part scales by {low:.2f} to {high:.2f}, more than heads "
-                     "differ.", value)
+        yield Reason(tolerance.status(value), key, f"The affine part scales by {low:.2f} to {high:.2f}, more than "
+                     "heads differ.", value)
     yield Reason(STRETCH.status(shape.stretch), "affine_stretch", f"The affine part stretches one direction "
                  f"{shape.stretch:.1f} times as much as another: shear, or unlike scales.", shape.stretch)
 
@@ -111,8 +111,8 @@ def affine_checks(case: Case) -> Iterator[Reason]:
 def overlap_checks(case: Case) -> Iterator[Reason]:
     """Whether the contents lie upon each other."""
     found = checks.overlap(case)
-    yield Reason(SEEN.status(found.seen), "overlap_seen", f"Only {100 * found.seen:.0f} % of what the fixed image shows "
-                 "lies in the moving image's field of view.", found.seen)
+    yield Reason(SEEN.status(found.seen), "overlap_seen", f"Only {100 * found.seen:.0f} % of what the fixed image "
+                 "shows lies in the moving image's field of view.", found.seen)
     yield Reason(CONTAINED.status(found.contained), "overlap_contained", f"Only {100 * found.contained:.0f} % of the "
                  "smaller of the two heads or brains lies within the other.", found.contained)
 
@@ -154,8 +154,9 @@ def measured_checks(rows: list[Measure]) -> Iterator[Reason]:
 def disagreement_checks(value: float | None) -> Iterator[Reason]:
     """Whether another lambda gives another result."""
     if value is not None:
-        yield Reason(TOLERANCES["disagreement_p95"].status(value), "disagreement", "Lambda 0.3 and lambda 0.7 lead to "
-                     f"places {value:.1f} mm apart (95th percentile): the images do not say where things belong.", value)
+        status = TOLERANCES["disagreement_p95"].status(value)
+        yield Reason(status, "disagreement", f"Lambda 0.3 and lambda 0.7 lead to places {value:.1f} mm apart (95th "
+                     "percentile): the images do not say where things belong.", value)
 
 
 def disagreement_mm(first: sitk.Transform, second: sitk.Transform, case: Case) -> float:
