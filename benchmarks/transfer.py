@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ def person(number: int):
     return Atlas(str(number), folder / f"{number}_t1.nii.gz", folder / f"{number}_glm.nii.gz").check()
 
 
-def scores(cache: Path, methods=METHODS) -> dict[int, dict[str, float]]:
-    """Mean Dice over the core structures by patient, and by atlas or method."""
+def scores(cache: Path, patients=PEOPLE, methods=METHODS) -> dict[int, dict[str, float]]:
+    """Mean Dice over the core structures by patient, and by atlas or method; known ones are not computed again."""
     from synthmorph_torch import agreement, fusion, transfer
     from synthmorph_torch.loader import load_model
     from synthmorph_torch.training.evaluate import Structures
@@ -39,7 +40,13 @@ def scores(cache: Path, methods=METHODS) -> dict[int, dict[str, float]]:
     model = functools.cache(lambda: load_model("compact", device="cpu"))
     people = {number: person(number) for number in PEOPLE}
     table: dict[int, dict[str, float]] = {}
-    for patient, truth in people.items():
+    for patient in patients:
+        truth, path = people[patient], cache / f"scores.{patient}.json"
+        row = json.loads(path.read_text()) if path.exists() else {}
+        table[patient] = row
+        if set(methods) <= set(row):
+            continue
+
         def score(labels: sitk.Image, truth=truth) -> float:
             found = agreement.dice(structures.merge(labels), structures.merge(truth.labels), structures.core)
             return float(np.mean(list(found.values())))
@@ -48,11 +55,12 @@ def scores(cache: Path, methods=METHODS) -> dict[int, dict[str, float]]:
         for atlas in (one for number, one in people.items() if number != patient):
             known = kept.registered(cache, f"good.malf{atlas.name}.malf{patient}", atlas.image, truth.image, model)
             found.append(transfer.carried(atlas, truth.image, known.forward))
-        row = {f"atlas {one.atlas.name}": score(one.labels) for one in found}
+        row.update({f"atlas {one.atlas.name}": score(one.labels) for one in found})
         for method in methods:
-            fused = fusion.fuse([one.labels for one in found], method, truth.image, [one.moved for one in found])
-            row[method] = score(fused.labels)
-        table[patient] = row
+            if method not in row:
+                fused = fusion.fuse([one.labels for one in found], method, truth.image, [one.moved for one in found])
+                row[method] = score(fused.labels)
+                path.write_text(json.dumps(row))
         print(patient, {k: round(v, 4) for k, v in row.items()}, flush=True)
     return table
 
@@ -85,10 +93,12 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="where registrations are kept")
+    parser.add_argument("--patients", type=int, nargs="+", default=PEOPLE, choices=PEOPLE, help="some of them")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="some of them")
     parser.add_argument("--out", type=Path, help="write the tables here")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    text = f"{kept.machine()}\n\n{to_markdown(scores(options.cache))}"
+    text = f"{kept.machine()}\n\n{to_markdown(scores(options.cache, options.patients, options.methods))}"
     print(text)
     if options.out:
         options.out.write_text(f"# Fusing atlases\n\nWritten by `python benchmarks/transfer.py`, which says what is "

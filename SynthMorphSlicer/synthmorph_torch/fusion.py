@@ -22,6 +22,7 @@ from .geometry import Space
 METHODS = ("local", "majority", "staple")
 WINDOW_MM = 1.5  # standard deviation of the neighbourhood in which two images are compared
 GAIN = 6.0  # exponent of the squared correlation: how much a likelier place outvotes the others
+STAPLE_ROUNDS = 20
 Floats = NDArray[np.floating[Any]]
 
 
@@ -155,25 +156,22 @@ def _smooth(volume: Floats, sigma: list[float]) -> Floats:
 
 
 def _staple(stack: NDArray[Any], disputed: NDArray[np.bool_]) -> tuple[NDArray[Any], Floats]:
-    """SimpleITK's STAPLE on the voxels that any atlas labels; undisputed background would drown the rest.
+    """SimpleITK's STAPLE on the disputed voxels: where all agree there is nothing to decide, and such voxels, most of
+    them background, would drown the others in the estimate of who is reliable.
 
-    The voxels are handed over as a row, for the method looks at each by itself. Labels are renumbered without gaps.
+    The voxels are handed over as a row, for the method looks at each by itself. Labels are renumbered without gaps,
+    because time and memory grow with the largest.
     """
-    from functools import reduce
-
-    region = reduce(np.logical_or, (vote != 0 for vote in stack))
-    voices = stack[:, region]
+    voices = stack[:, disputed]
     known, numbers = np.unique(voices, return_inverse=True)
     numbers = numbers.reshape(voices.shape).astype(np.uint16)
-    rows = [sitk.GetImageFromArray(row[None, None]) for row in numbers]
     staple = sitk.MultiLabelSTAPLEImageFilter()
     staple.SetLabelForUndecidedPixels(len(known))
-    staple.SetTerminationUpdateThreshold(1e-4)
-    staple.SetMaximumNumberOfIterations(50)
-    fused = sitk.GetArrayFromImage(staple.Execute(rows))[0, 0].astype(np.int64)
+    staple.SetTerminationUpdateThreshold(1e-3)
+    staple.SetMaximumNumberOfIterations(STAPLE_ROUNDS)
+    fused = sitk.GetArrayFromImage(staple.Execute([sitk.GetImageFromArray(row[None, None]) for row in numbers]))[0, 0]
+    fused = fused.astype(np.int64)
     undecided = fused == len(known)
     fused[undecided] = numbers[0][undecided]
-    whole = np.zeros(stack.shape[1:], stack.dtype)
-    whole[region] = known[fused]
-    labels = whole[disputed]
-    return labels, (stack[:, disputed] == labels).mean(0).astype(np.float32)
+    labels = known[fused]
+    return labels, (voices == labels).mean(0).astype(np.float32)

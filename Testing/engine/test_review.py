@@ -30,6 +30,9 @@ def ruined(good, matrix, shift=(0, 0, 0)):
                                backward=transforms.affine_transform(np.linalg.inv(both)))
 
 
+TURN = np.reshape(sitk.VersorTransform((1, 0, 0), 0.7).GetMatrix(), (3, 3))  # 40 degrees
+
+
 def bump(space, center, height, width=15.0):
     """Transform that moves points near a centre along x by up to ``height`` mm."""
     index = np.stack(np.meshgrid(*map(np.arange, space.shape), indexing="ij"), -1)
@@ -111,12 +114,12 @@ def test_hot_spots_are_where_they_are():
 
 
 def test_an_affine_has_no_folding_to_go_to(good):
-    assert {spot.kind for spot in review.hot_spots(good)} == {"compression", "structure"} | (
-        {"expansion"} if np.prod(cases.SCALE) > 1 else set()) - ({"compression"} if np.prod(cases.SCALE) > 1 else set())
+    kinds = {spot.kind for spot in review.hot_spots(good)}
+    assert "structure" in kinds and not kinds & {"folding", "displacement", "landmark"}
 
 
 @pytest.mark.parametrize(("matrix", "shift", "key"), [
-    (np.diag([-1.0, 1, 1]), (0, 0, 0), "affine_flip"), (np.diag([1.0, -1, -1]), (0, 0, 0), "edges_lead"),
+    (np.diag([-1.0, 1, 1]), (0, 0, 0), "affine_flip"), (TURN, (0, 0, 0), "edges_lead"),
     (np.eye(3), (0, 60, 0), "overlap_seen"), (np.diag([0.45, 1, 1]), (0, 0, 0), "affine_low"),
     (np.array([[1, 1.2, 0], [0, 1, 0], [0, 0, 1]]), (0, 0, 0), "affine_stretch"),
     (np.eye(3), (25, 0, 0), "edges_lead")])
@@ -144,7 +147,7 @@ def test_the_right_answer_is_not_called_failed(good):
 def test_measures_out_of_tolerance_are_reasons(key, value, status):
     tolerance = key.replace("percent", "").strip("_").replace("mean_dice", "dice")
     found = list(verdict.measured_checks([measures.measure(key, "", "", value, "", tolerance)]))
-    assert [one.status for one in found] == [status or "ok"] and f"{value:.2g}"[:3] in found[0].sentence
+    assert [one.status for one in found] == [status or "ok"] and f"{value:g}"[:3] in found[0].sentence
 
 
 @pytest.mark.parametrize(("after", "status"), [(1.3, "ok"), (1.19, "look"), (1.05, "bad")])
