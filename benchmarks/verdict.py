@@ -31,9 +31,8 @@ TUNING = """malf1000>malf1001 malf1001>malf1000 oasis>malf1000 malf1001>oasis av
 avg152T2>oasis oasis>avg152T2 chris_t1>avg152T1 chris_t1>malf1000 oasis>chris_t1 chris_PD>chris_t1 avg152PD>malf1001
 chris_PD>avg152T1"""
 EVALUATION = """malf1113>malf1122 malf1122>malf1113 eve>malf1113 malf1122>eve eve>single_subj single_subj>eve
-malf1113>single_subj single_subj>malf1122 msx19_T1>eve eve>msx19_T1 msx19_FLAIR>malf1113 msx19_FLAIR>single_subj
-malf1122>msx19_FLAIR ms12_T1>eve ms12_T2>eve ms12_FLAIR>malf1113 ms12_T1>ms12_T2 ms12_FLAIR>ms12_T1 ms12_2T1>ms12_T1
-single_subj>ms12_T1 ms12_T2>single_subj msx19_T1>ms12_2T1 eve>ms12_T2 ms12_FLAIR>msx19_T1"""
+malf1113>single_subj msx19_T1>eve eve>msx19_T1 msx19_FLAIR>malf1113 malf1122>msx19_FLAIR ms12_T1>eve ms12_T2>eve
+ms12_FLAIR>malf1113 ms12_T1>ms12_T2 ms12_FLAIR>ms12_T1 ms12_T2>single_subj ms12_FLAIR>msx19_T1"""
 ORGANS = {"tuning": ("chest0", "thigh0"), "evaluation": ("chest1", "thigh1", "kidneys1")}
 KINDS = ("good", "flipped", "upside down", "random affine", "half, registered", "half, kept", "wrong organ")
 COMPOSED = ("flipped", "upside down", "random affine")

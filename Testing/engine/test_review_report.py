@@ -192,7 +192,8 @@ def test_review_command(good, tmp_path, capsys):
 
 @pytest.mark.parametrize(("extra", "status", "words"), [
     (["--report", "page.pdf"], 2, ".html"), (["--accept", "A", "--reject", "B"], 2, "not both"),
-    (["--comment", "x"], 2, "--accept"), (["--label", "3"], 2, "--mask"), (["--correct", "new"], 2, "--landmarks"),
+    (["--comment", "x"], 2, "--accept"), (["--label", "3"], 2, "--mask"),
+    (["--whole", "--mask", "m.nii"], 2, "leave out one"), (["--correct", "new"], 2, "--landmarks"),
     (["--sweep", "0.3"], 2, "no warp"), (["--sweep", "2"], 2, "below 1"), (["--mask", "none.nii"], 1, "not exist"),
     (["--landmarks", "a.csv", "b.csv"], 1, "cannot be read"), (["--accept", " "], 2, "initials")])
 def test_review_usage(result, tmp_path, monkeypatch, capsys, extra, status, words):

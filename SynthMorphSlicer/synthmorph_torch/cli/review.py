@@ -12,6 +12,8 @@ from .parser import PROGRAM, Parser, open_interval, positive_number, whole_numbe
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
+    import SimpleITK as sitk
+
     from ..registration import Registration
     from ..review import Case, Review, SweepPoint
 
@@ -38,6 +40,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--json", metavar="OUT.json", type=Path, help="write measures, verdict and places as JSON")
     parser.add_argument("--mask", metavar="IMAGE", type=Path,
                         help="measure only where this image of the fixed space is not 0 (default: the head or brain)")
+    parser.add_argument("--whole", action="store_true", help="measure in the whole field of view of the fixed image")
     parser.add_argument("--label", metavar="N", type=whole_number(1, 17),
                         help="measure only inside this label of --mask")
     parser.add_argument("--spots", metavar="N", type=whole_number(1, 3), default=1,
@@ -60,7 +63,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     _check(options)
-    from .. import files, images, review
+    from .. import files, review
     from ..review import folder, landmarks, report, signature
 
     case = review.read_result(options.result)
@@ -68,9 +71,7 @@ def run(options: argparse.Namespace) -> int:
         case.landmarks = landmarks.read_pairs(*options.landmarks)
     if options.correct and not case.landmarks:
         raise UsageError("--correct needs landmarks: add --landmarks FIXED MOVING.")
-    mask = None
-    if options.mask:
-        mask = images.read_labels(options.mask) == options.label if options.label else images.read_image(options.mask)
+    mask, name = region(options, case)
     kept, written = options.result / signature.FILE, []
     signatures = signature.read_signatures(kept)
     with ProgressBar("reviewing") as bar:
@@ -81,8 +82,6 @@ def run(options: argparse.Namespace) -> int:
                 decision, options.accept or options.reject, options.comment,
                 signature.digest(options.result / folder.FORWARD)))
             written.append(kept)
-        name = "" if not options.mask else f"label {options.label} of {options.mask.name}" if options.label else \
-            options.mask.name
         found = review.examine(case, mask, name, options.spots, disagreement, signatures, points, progress=bar)
         if options.report:
             written += report.write_report(found, options.report, f"Registration report: {options.result.name}")
@@ -97,6 +96,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def region(options: argparse.Namespace, case: Case) -> tuple[sitk.Image | None, str]:
+    """The mask that --mask, --label or --whole asks for, and what to call it; None for the default."""
+    from .. import images
+
+    if options.whole:
+        return images.foreground(case.fixed) * 0 + 1, "the whole fixed image"
+    if options.mask is None:
+        return None, ""
+    if options.label:
+        return images.read_labels(options.mask) == options.label, f"label {options.label} of {options.mask.name}"
+    return images.read_image(options.mask), options.mask.name
+
+
 def _check(options: argparse.Namespace) -> None:
     """Find out now what would go wrong later."""
     from .. import files
@@ -109,6 +121,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--comment belongs to a signature: add --accept or --reject.")
     if options.label and not options.mask:
         raise UsageError("--label chooses a label of a mask: add --mask.")
+    if options.whole and options.mask:
+        raise UsageError("--whole and --mask name different regions: leave out one of them.")
     for path, kind in ((options.report, "html"), (options.json, "json")):
         if path:
             files.check_output_path(path, kind)

@@ -18,16 +18,19 @@ import SimpleITK as sitk
 
 from ..quality import json_ready
 from .case import Case
+from .folder import read_result, write_case, write_result
 from .hotspots import HotSpot, hot_spots
 from .landmarks import Correction, Landmarks, correct, errors, read_points
 from .measures import Measure, compare, table
+from .report import write_report
 from .signature import Signature, add_signature, read_signatures
 from .sweep import SweepPoint, sweep
 from .verdict import Verdict, disagreement_mm, judge
 
 __all__ = ["Case", "Correction", "HotSpot", "Landmarks", "Measure", "Review", "Signature", "SweepPoint", "Verdict",
            "add_signature", "compare", "correct", "disagreement_mm", "errors", "examine", "hot_spots", "judge",
-           "read_points", "read_result", "read_signatures", "sweep", "table", "write_report", "write_result"]
+           "read_points", "read_result", "read_signatures", "sweep", "table", "write_case", "write_report",
+           "write_result"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,3 @@ def examine(case: Case, mask: sitk.Image | None = None, region: str = "", spots:
     tell("done", 1.0)
     name = region or ("the fixed image's foreground" if mask is None else "the mask")
     return Review(case, rows, places, verdict, name, signatures or [], sweep or [])
-
-
-from .folder import read_result, write_result  # noqa: E402  (these need Review)
-from .report import write_report  # noqa: E402
