@@ -172,7 +172,7 @@ def test_review_command(good, tmp_path, capsys):
     result = folder.write_case(dataclasses.replace(good, landmarks=None, provenance={}), tmp_path / "result")
     points = "l,p,s\n0,0,0\n20,0,0\n"
     (tmp_path / "fixed.csv").write_text(points)
-    (tmp_path / "moving.csv").write_text("l,p,s\n0,5,0\n19,0,0\n")
+    (tmp_path / "moving.csv").write_text("l,p,s\n0,5,0\n17.2,0,0\n")
     images.write_image(good.fixed_labels, tmp_path / "mask.nii.gz")
     arguments = ["review", result, "--report", tmp_path / "r.html", "--json", tmp_path / "r.json", "--landmarks",
                  tmp_path / "fixed.csv", tmp_path / "moving.csv", "--correct", tmp_path / "corrected", "--accept", "AB",
