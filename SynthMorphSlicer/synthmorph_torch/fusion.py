@@ -22,7 +22,7 @@ from .geometry import Space
 METHODS = ("local", "majority", "staple")
 WINDOW_MM = 1.5  # standard deviation of the neighbourhood in which two images are compared
 GAIN = 6.0  # exponent of the squared correlation: how much a likelier place outvotes the others
-STAPLE_ROUNDS = 20
+STAPLE_ROUNDS = 50
 Floats = NDArray[np.floating[Any]]
 
 
@@ -156,22 +156,24 @@ def _smooth(volume: Floats, sigma: list[float]) -> Floats:
 
 
 def _staple(stack: NDArray[Any], disputed: NDArray[np.bool_]) -> tuple[NDArray[Any], Floats]:
-    """SimpleITK's STAPLE on the disputed voxels: where all agree there is nothing to decide, and such voxels, most of
-    them background, would drown the others in the estimate of who is reliable.
+    """SimpleITK's STAPLE on the voxels that any atlas labels; undisputed background would drown the rest.
 
     The voxels are handed over as a row, for the method looks at each by itself. Labels are renumbered without gaps,
     because time and memory grow with the largest.
     """
-    voices = stack[:, disputed]
+    region = (stack != 0).any(0)
+    voices = stack[:, region]
     known, numbers = np.unique(voices, return_inverse=True)
     numbers = numbers.reshape(voices.shape).astype(np.uint16)
     staple = sitk.MultiLabelSTAPLEImageFilter()
     staple.SetLabelForUndecidedPixels(len(known))
-    staple.SetTerminationUpdateThreshold(1e-3)
+    staple.SetTerminationUpdateThreshold(1e-4)
     staple.SetMaximumNumberOfIterations(STAPLE_ROUNDS)
     fused = sitk.GetArrayFromImage(staple.Execute([sitk.GetImageFromArray(row[None, None]) for row in numbers]))[0, 0]
     fused = fused.astype(np.int64)
     undecided = fused == len(known)
     fused[undecided] = numbers[0][undecided]
-    labels = known[fused]
-    return labels, (voices == labels).mean(0).astype(np.float32)
+    whole = np.zeros(stack.shape[1:], stack.dtype)
+    whole[region] = known[fused]
+    labels = whole[disputed]
+    return labels, (stack[:, disputed] == labels).mean(0).astype(np.float32)
