@@ -8,9 +8,11 @@ registration of a moving image of which half the content was cut off ("half, reg
 the good result with a moving image cut afterwards ("half, kept"); and another part of the body, registered to six of
 the fixed images. There is no such scan in the data pack: chest, thigh and kidneys are made up of ellipsoids with
 texture. Limits of the verdict were chosen on the first list of pairs and are measured on the second; no person occurs
-in both. Neither labels nor landmarks are used. One thing was mended after a first run on the second list: the mask of the
-content took a few negative voxels of the msx19 scans for the background and let the whole volume count as brain, so that
-2 of the 18 good ones were called failed.
+in both. Neither labels nor landmarks are used.
+
+One thing was mended after a first run on the second list: the mask of the content took a few negative voxels of the
+msx19 scans for the background and let the whole volume count as brain, so that 2 of the 18 good ones were called
+failed.
 
 Registrations and findings are kept in the folder of --cache: what is there is not done again.
 """
