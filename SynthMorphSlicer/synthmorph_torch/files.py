@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and the extensions that decide how they are written.
 
 The kinds of output are "image", "matrix" (a linear transform), "warp" (a transform with a displacement field),
-"transform" (either), "json" and "png".
+"transform" (either), "json", "html", "table" and "png".
 """
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
     "matrix": (".lta", *ITK_MATRICES),
     "warp": (*ITK_IMAGES, *MGH_IMAGES, ".h5", ".tfm"),
     "json": (".json",),
+    "html": (".html",),
+    "table": (".csv",),
     "png": (".png",),
 }
 EXTENSIONS["transform"] = tuple(dict.fromkeys(EXTENSIONS["matrix"] + EXTENSIONS["warp"]))

@@ -308,11 +308,12 @@ def foreground(image: sitk.Image) -> sitk.Image:
     """Binary mask (uint8) of what is not background: a tenth of the range above the minimum or more.
 
     Simple on purpose: it must hold for any contrast, with or without skull, where Otsu's threshold may lose dark
-    tissue. The 99.5th percentile stands for the maximum because of bright vessels and artefacts.
+    tissue. The 99.5th percentile stands for the maximum because of bright vessels and artefacts, and the 0.5th for the
+    minimum because resampling overshoots: a few negative voxels would make a background of 0 look bright.
     """
     voxels = sitk.GetArrayViewFromImage(image)
     thinned = voxels[::2, ::2, ::2]
-    low, high = float(thinned.min()), float(np.percentile(thinned, 99.5))
+    low, high = (float(value) for value in np.percentile(thinned, (0.5, 99.5)))
     if high <= low:
         high = float(voxels.max())
     mask = sitk.GetImageFromArray((voxels > low + 0.1 * (high - low)).astype(np.uint8))

@@ -1,6 +1,7 @@
 """Carrying label maps from one image to another."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,27 @@ from .geometry import Space
 from .transforms import Grid, apply, displacement_slabs
 
 METHODS = ("smooth", "nearest")
+MAX_LABELS = 5000
+ALIKE = 0.5  # share of neighbouring voxels with one value, above which an image of whole numbers holds labels
+
+
+def are_labels(image: sitk.Image) -> bool:
+    """Whether an image is a label map rather than a scan, by its voxels alone.
+
+    Labels are whole numbers, and most voxels that are not 0 have a neighbour with the same number; the grey values of
+    a scan differ from voxel to voxel.
+    """
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        return False
+    voxels = sitk.GetArrayViewFromImage(image)
+    if voxels.dtype.kind == "f" and not (voxels == np.rint(voxels)).all():  # which NaN never is
+        return False
+    here, beside = voxels[..., :-1], voxels[..., 1:]
+    inside = here != 0
+    if not inside.any():
+        return False
+    alike = float((here[inside] == beside[inside]).mean())
+    return alike > ALIKE and len(np.unique(voxels)) <= MAX_LABELS
 
 
 def warp_labels(transform: sitk.Transform, labels: sitk.Image, reference: Grid, method: str = "smooth") -> sitk.Image:
@@ -48,6 +70,28 @@ def warp_labels(transform: sitk.Transform, labels: sitk.Image, reference: Grid, 
         inside = np.all((coordinates >= -0.5) & (coordinates < np.array(source.shape) - 0.5), axis=-1)
         result[first:end][inside] = _largest_share(padded, mixed, coordinates[inside] + 1)
     return space.image(result)
+
+
+def move_labels(transform: sitk.Transform, labels: sitk.Image, reference: Grid, fill: float = 0.0) -> sitk.Image:
+    """Resample what :func:`are_labels` took for labels, whatever its type; ``fill`` lies outside its field of view."""
+    if fill:
+        return apply(transform, labels, reference, "nearest", fill)
+    kind = labels.GetPixelID()
+    if kind not in (sitk.sitkFloat32, sitk.sitkFloat64):
+        return warp_labels(transform, labels, reference)
+    return sitk.Cast(warp_labels(transform, sitk.Cast(labels, sitk.sitkInt32), reference), kind)
+
+
+def move_all(transform: sitk.Transform, images: Iterable[sitk.Image], reference: Grid) -> list[sitk.Image]:
+    """Many images by one transform onto one grid, each interpolated as it must be: label maps keep their numbers.
+
+    Args:
+        transform: maps points of the reference to points of the images.
+        images: scans and label maps in any order.
+        reference: image or grid of the results.
+    """
+    return [move_labels(transform, image, reference) if are_labels(image) else apply(transform, image, reference)
+            for image in images]
 
 
 def _mixed_cells(labels: NDArray[Any]) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import files
 from .errors import SynthMorphError, UsageError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from .registration import Registration
+    from .review import Case
 
 LINEAR = ("affine", "rigid")
 
@@ -23,7 +24,8 @@ LINEAR = ("affine", "rigid")
 class Outputs:
     """What to write; None or empty for what nobody asked for.
 
-    ``labels`` holds pairs of an input and an output file. ``network_inputs`` and ``report`` are folders.
+    ``labels`` holds pairs of an input and an output file. ``network_inputs``, ``report`` and ``result`` are folders;
+    the last one holds all that :mod:`.review` needs later.
     """
 
     moved: Path | None = None
@@ -37,6 +39,7 @@ class Outputs:
     log_jacobian: Path | None = None
     measures: Path | None = None
     report: Path | None = None
+    result: Path | None = None
     network_inputs: Path | None = None
 
     def paths(self) -> list[tuple[Path, str]]:
@@ -47,7 +50,7 @@ class Outputs:
         return [(Path(path), kind) for path, kind in wanted if path is not None]
 
     def folders(self) -> list[Path]:
-        return [folder for folder in (self.report, self.network_inputs) if folder is not None]
+        return [folder for folder in (self.report, self.network_inputs, self.result) if folder is not None]
 
     def check(self, transform: str) -> None:
         """Find out now what would go wrong after minutes of computing.
@@ -75,10 +78,15 @@ class Outputs:
                 raise UsageError(f"'{path}' would be written twice: give every output a name of its own.")
         for folder in self.folders():
             check_folder(folder)
+        if self.result:
+            from .review.folder import check_result_folder
+
+            check_result_folder(self.result)
 
     def exist(self) -> bool:
         """Whether all of this is there already, as after an earlier run."""
-        everything = [path for path, _ in self.paths()] + [folder / "index.html" for folder in [self.report] if folder]
+        everything = [path for path, _ in self.paths()] + [
+            folder / name for folder, name in ((self.report, "index.html"), (self.result, "result.json")) if folder]
         return bool(everything) and all(path.is_file() for path in everything)
 
     def read_labels(self, moving: sitk.Image) -> list[tuple[sitk.Image, Path]]:
@@ -134,27 +142,25 @@ class Outputs:
             yield image(self.log_jacobian, lambda: result.jacobian(log=True))
         if self.network_inputs:
             yield self.network_inputs, lambda: write_network_inputs(result, self.network_inputs)  # type: ignore[arg-type]
-        if self.measures or self.report:
+        if self.measures or self.report or self.result:
             yield from self._judgements(result, labels)
 
     def _judgements(self, result: Registration, labels: list[tuple[sitk.Image, Path]]
                     ) -> Iterator[tuple[Path, Callable[[], object]]]:
-        from . import files, images, report
+        from . import files, images, review
 
-        figures: dict[str, Any] = {}
-
-        def measured() -> dict[str, Any]:
-            if not figures:
-                truth = self.fixed_labels and images.read_labels(self.fixed_labels)
-                figures.update(result.measures(labels[0][0] if labels and truth else None, truth or None))
-            return figures
-
+        truth = self.fixed_labels and images.read_labels(self.fixed_labels)
+        known = {"moving_labels": labels[0][0] if labels else None, "fixed_labels": truth or None}
+        compared = known if labels and truth else {}
         if self.measures:
             path = self.measures
-            yield path, lambda: files.write_text(path, json.dumps(measured(), indent=2) + "\n")
+            yield path, lambda: files.write_text(path, json.dumps(result.measures(**compared), indent=2) + "\n")
         if self.report:
-            folder = self.report
-            yield folder / "index.html", lambda: report.write_report(result, folder, measured())
+            page = self.report / "index.html"
+            yield page, lambda: write_report(review.Case.of(result, **compared), page)
+        if self.result:
+            folder = self.result
+            yield folder, lambda: review.write_result(result, folder, **known)
 
     def _moved(self, result: Registration) -> sitk.Image:
         from . import transforms
@@ -182,6 +188,14 @@ def check_folder(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise SynthMorphError(f"Nothing may be written to '{existing}': change its permissions or write elsewhere.")
+
+
+def write_report(case: Case, page: Path) -> None:
+    """Write the report of a registration (see :mod:`.review.report`) into a folder that may not exist yet."""
+    from . import review
+
+    page.parent.mkdir(parents=True, exist_ok=True)
+    review.write_report(review.examine(case), page)
 
 
 def write_network_inputs(result: Registration, folder: Path) -> None:

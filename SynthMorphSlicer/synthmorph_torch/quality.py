@@ -20,8 +20,8 @@ from .images import foreground
 from .labels import warp_labels
 from .transforms import Grid, apply, displacement_slabs, linear_part
 
-__all__ = ["dice", "displacement_statistics", "inverse_consistency", "jacobian_map", "jacobian_statistics",
-           "json_ready", "label_agreement", "measures", "similarity", "surface_distances"]
+__all__ = ["affine_part", "dice", "displacement_statistics", "inverse_consistency", "jacobian_map",
+           "jacobian_statistics", "json_ready", "label_agreement", "measures", "similarity", "surface_distances"]
 
 Floats = NDArray[np.float32]
 PERCENTILES = (1, 5, 50, 95, 99)
@@ -117,11 +117,21 @@ def displacement_statistics(transform: sitk.Transform, reference: Grid, mask: si
         empty = dict.fromkeys(("mean", "max", "percentiles"))
         return {"total": empty, "residual": dict(empty)}
     affine = linear_part(transform)
-    if affine is None:
-        affine = _fit_affine(points, mapped)
+    affine = _fit_affine(points, mapped) if affine is None else affine
     inverse = np.linalg.inv(affine)
     straight = mapped @ inverse[:3, :3].T + inverse[:3, 3]
     return {"total": _distances(mapped - points), "residual": _distances(straight - points)}
+
+
+def affine_part(transform: sitk.Transform, reference: Grid, mask: sitk.Image | None = None) -> Matrix:
+    """(4, 4) linear part of a composite transform, or else the least-squares affine fit to it inside a mask.
+
+    Args:
+        transform: fixed to moving.
+        reference: fixed image or its grid. mask: where to fit, on that grid.
+    """
+    affine = linear_part(transform)
+    return _fit_affine(*_sampled(transform, reference, mask)) if affine is None else affine
 
 
 def inverse_consistency(forward: sitk.Transform, backward: sitk.Transform, reference: Grid,

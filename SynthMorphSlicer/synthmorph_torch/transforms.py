@@ -144,10 +144,10 @@ def apply(transform: sitk.Transform, image: sitk.Image, reference: Grid, interpo
     space = _space(reference)
     moved = sitk.Resample(image, space.shape, transform, INTERPOLATORS[interpolation], space.origin.tolist(),
                           space.spacing.tolist(), space.direction.ravel().tolist(), fill, working)
-    return moved if dtype is None else _cast(moved, dtype)
+    return moved if dtype is None else convert(moved, dtype)
 
 
-def _cast(image: sitk.Image, dtype: str) -> sitk.Image:
+def convert(image: sitk.Image, dtype: str) -> sitk.Image:
     """Convert to another type; integers are rounded and clipped instead of cut off and wrapped around."""
     if np.dtype(dtype).kind in "iu":
         limits = np.iinfo(dtype)

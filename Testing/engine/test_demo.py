@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from synthmorph_torch import cli, demo, images, montage, quality, report, transforms
+from synthmorph_torch import cli, demo, images, montage, quality, transforms
 from synthmorph_torch.errors import SynthMorphError
 
 
@@ -101,31 +101,3 @@ def test_montage_of_far_apart_and_tiny_images(tmp_path):
     far.SetOrigin([500.0, 0, 0])
     montage.write_montage(tmp_path / "montage.png", tiny, far, sitk.Transform(3, sitk.sitkIdentity))
     assert (tmp_path / "montage.png").stat().st_size > 1000
-
-
-def likeness(before, after):
-    return {"before_is": "headers", "before": {"nmi": before, "ncc": None}, "after": {"nmi": after, "ncc": -0.5}}
-
-
-def figures(**changes):
-    base = {"folding": {"count": 0, "percent": 0.0, "worst": {"jacobian": 0.4, "voxel": [1, 2, 3]}},
-            "jacobian": {"sd_log": 0.2, "percentiles": {"1": 0.5, "99": 2.0}},
-            "displacement_mm": {k: {"mean": 3.0, "max": 9.0} for k in ("total", "residual")},
-            "inverse_consistency_mm": None,
-            "similarity": likeness(1.1, 1.3)}
-    return {**base, **changes}
-
-
-@pytest.mark.parametrize(("changes", "kind"), [
-    ({}, "good"),
-    ({"folding": {"count": 2, "percent": 0.1, "worst": {"jacobian": -1.0, "voxel": [1, 2, 3]}}}, "bad"),
-    ({"similarity": likeness(1.3, 1.1)}, "bad"),
-    ({"jacobian": {"sd_log": 0.9, "percentiles": None}}, "warn"),
-])
-def test_verdict(changes, kind):
-    assert report.judge(figures(**changes))[0] == kind
-
-
-def test_report_escapes_and_survives_missing_numbers():
-    page = report.render(figures(model="<b>x</b>", transform="joint", checksum="", notes=["GPU & CPU"]), b"png")
-    assert "<b>x</b>" not in page and "&lt;b&gt;x" in page and "GPU &amp; CPU" in page

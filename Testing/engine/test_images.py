@@ -283,3 +283,13 @@ def test_synthseg_maps(data, number):
 def test_real_images(data, name):
     image = images.check_image(images.read_image(data(name)), name)
     np.testing.assert_allclose(Space.of(image).ras, nib.load(data(name)).affine, atol=1e-3)
+
+
+def test_a_few_negative_voxels_do_not_light_up_the_background():
+    """Resampling with anything but linear interpolation overshoots at edges."""
+    array = np.zeros((20, 20, 20), np.float32)
+    array[5:15, 5:15, 5:15] = 100
+    expected = array > 0
+    array[2, 2, 2:6] = -30
+    found = sitk.GetArrayFromImage(images.foreground(sitk.GetImageFromArray(array)))
+    np.testing.assert_array_equal(found != 0, expected)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Apply a transform saved by '-t' to further images of the moving space, or one saved by '-T' to images of the fixed
-space. FreeSurfer and ITK transforms are understood."""
+space. FreeSurfer and ITK transforms are understood. Label maps are told from scans by their voxels, and each is
+interpolated as it must be."""
 
 EPILOG = """\
 A warp lies on a grid of its own, which the output takes. A matrix has none, except that an .lta knows its target:
@@ -24,6 +25,7 @@ name an image with --like for the others.
 
 examples
   synthmorph apply warp.nii.gz other.nii.gz other_moved.nii.gz
+  synthmorph apply warp.nii.gz t2.nii.gz t2_moved.nii.gz labels.nii.gz labels_moved.nii.gz
   synthmorph apply -m nearest warp.nii.gz labels.nii.gz labels_moved.nii.gz
   synthmorph apply -H affine.lta moving.nii.gz moved.nii.gz"""
 
@@ -33,12 +35,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("images", metavar="IN OUT", nargs="+", type=Path, help="pairs of an input and an output image")
     parser.add_argument("-H", dest="header_only", action="store_true",
                         help="change the header instead of resampling; matrices only")
-    parser.add_argument("-m", dest="method", metavar="METHOD", type=one_of("linear", "nearest"), default="linear",
-                        help="interpolation: linear (default), or nearest for label maps")
+    parser.add_argument("-m", dest="method", metavar="METHOD", type=one_of("auto", "linear", "nearest"),
+                        default="auto", help="interpolation: auto (default; smooth borders for label maps, linear for "
+                                             "other images), linear or nearest")
     parser.add_argument("-t", dest="dtype", metavar="TYPE", default=None,
                         type=one_of("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
                         help="type of the output voxels, such as uint8 or float32 (default: that of the input for "
-                             "nearest, float32 for linear)")
+                             "label maps, float32 for linear)")
     parser.add_argument("-f", dest="fill", metavar="FILL", type=number, default=0.0,
                         help="value of voxels outside the input's field of view (default: 0)")
     parser.add_argument("--like", metavar="IMAGE", type=Path, help="take the output grid from this image")
@@ -58,6 +61,19 @@ def target_grid(path: Path, transform: sitk.Transform) -> Space | None:
     if transform.GetName() == "DisplacementFieldTransform":
         return Space.of(sitk.DisplacementFieldTransform(transform).GetDisplacementField())
     return None
+
+
+def move(transform: sitk.Transform, image: sitk.Image, grid: Space, method: str, fill: float, dtype: str | None
+         ) -> sitk.Image:
+    """Resample one image; ``auto`` finds out what it is."""
+    from .. import labels, transforms
+
+    if method != "auto":
+        return transforms.apply(transform, image, grid, method, fill, dtype)
+    if not labels.are_labels(image):
+        return transforms.apply(transform, image, grid, "linear", fill, dtype)
+    moved = labels.move_labels(transform, image, grid, fill)
+    return moved if dtype is None else transforms.convert(moved, dtype)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
             if options.header_only or grid is None:
                 moved = transforms.header_only(image, transform)
             else:
-                moved = transforms.apply(transform, image, grid, options.method, options.fill, options.dtype)
+                moved = move(transform, image, grid, options.method, options.fill, options.dtype)
             images.write_image(moved, target)
     for _, target in pairs:
         print(f"Wrote {target}")

@@ -43,6 +43,8 @@ COMMANDS = {
     "register": Command("register", "register a moving to a fixed image (the default)"),
     "apply": Command("apply", "apply a saved transform to further images or label maps"),
     "batch": Command("batch", "register many pairs listed in a table"),
+    "review": Command("review", "measures, a verdict and a report of a saved result; accept or reject it"),
+    "transfer": Command("transfer", "carry the labels of one or many atlases to a patient"),
     "weights": Command("weights", "list, fetch, verify, convert or clear network weights"),
     "demo": Command("demo", "register a made-up patient to a template and draw pictures"),
     "train": Command("train", "train a network on synthesized images"),

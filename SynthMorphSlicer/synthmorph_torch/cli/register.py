@@ -65,7 +65,10 @@ def add_arguments(parser: Parser) -> None:
                          help="folding, Jacobian, displacement, inverse consistency, similarity, times, model")
     judging.add_argument("--fixed-labels", metavar="FILE", type=Path,
                          help="true labels of the fixed image: adds Dice and surface distance of the first --labels")
-    judging.add_argument("--report", metavar="DIR", type=Path, help="one HTML page with pictures and numbers")
+    judging.add_argument("--report", metavar="DIR", type=Path,
+                         help="one HTML page with pictures and numbers, and its table")
+    judging.add_argument("--result", metavar="DIR", type=Path,
+                         help="everything that 'synthmorph review' needs: images, transforms, labels and settings")
     add_registration_options(parser)
     add_computing_options(parser)
 
@@ -76,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
         moved=options.moved, moved_fixed=options.moved_fixed, header_only=options.header_only,
         transform=options.transform_out, inverse=options.inverse, labels=[tuple(pair) for pair in options.labels],
         fixed_labels=options.fixed_labels, jacobian=options.jacobian, log_jacobian=options.log_jacobian,
-        measures=options.measures, report=options.report, network_inputs=options.network_inputs)
+        measures=options.measures, report=options.report, result=options.result,
+        network_inputs=options.network_inputs)
     if options.mid_space and not options.initial:
         raise UsageError("-M shares an initial transform between the images, but there is none: add -i.")
     check_computing(options)
