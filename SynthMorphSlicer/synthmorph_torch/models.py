@@ -126,7 +126,7 @@ class CompactNetworks:
     def _upright(self, centres: Tensor, masses: Tensor) -> Tensor:
         """Rigid (4, 4) matrix from the template's pose to an image, in voxels from the image centre."""
         template = self.template.double() / self.spacing
-        matrix = robust_affine(centres, template[None], masses.clamp(max=1.0), RESIDUAL_MM / self.spacing)[0]
+        matrix = robust_affine(centres, template[None], masses.clamp(max=1.0), RESIDUAL_MM / self.spacing)
         return rigid_about(matrix, template.mean(0))
 
     @property
@@ -157,7 +157,7 @@ class CompactNetworks:
     def _fit(self, moving: Look, fixed: Look) -> Tensor:
         """Fixed-to-moving matrix in voxels from the image centres."""
         weights = agreement(moving.masses, fixed.masses)
-        return robust_affine(moving.centres, fixed.centres, weights, RESIDUAL_MM / self.spacing)[0]
+        return robust_affine(moving.centres, fixed.centres, weights, RESIDUAL_MM / self.spacing)
 
     def affine(self, moving: Tensor, fixed: Tensor, rigid: bool) -> Tensor:
         looks = self._look(moving), self._look(fixed)
@@ -282,15 +282,28 @@ def agreement(moving_mass: Tensor, fixed_mass: Tensor) -> Tensor:
 
 
 def robust_affine(moving: Tensor, fixed: Tensor, weights: Tensor, scale: float, rounds: int = 6) -> Tensor:
-    """Symmetric affine fit that discounts structures by their residual (iteratively reweighted, Geman-McClure).
+    """Affine fit that discounts structures by their residual (iteratively reweighted, Geman-McClure).
+
+    Swapping the points gives the inverse matrix: the fits in both directions are averaged geometrically, where
+    SPEC 2.4 averages their entries.
 
     Args:
-        moving, fixed: (N, M, 3) barycentres; weights: (N, M).
+        moving, fixed: (1, M, 3) barycentres; weights: (1, M).
         scale: residual, in the unit of the points, at which a structure loses three quarters of its weight.
+
+    Returns:
+        (4, 4) float64 matrix from fixed to moving points.
     """
-    matrix = spatial.symmetric_affine(moving, fixed, weights)
+    matrix = _geometric_fit(moving, fixed, weights)
     for _ in range(rounds):
-        predicted = fixed @ matrix[:, :3, :3].transpose(1, 2) + matrix[:, None, :3, 3]
-        residual = (predicted - moving).square().sum(-1)
-        matrix = spatial.symmetric_affine(moving, fixed, weights / (1 + residual / scale**2).square())
+        there = spatial.transform_points(matrix, fixed.transpose(1, 2)) - moving.transpose(1, 2)
+        back = spatial.transform_points(torch.linalg.inv(matrix), moving.transpose(1, 2)) - fixed.transpose(1, 2)
+        residual = (there.square().sum(1) + back.square().sum(1)) / 2
+        matrix = _geometric_fit(moving, fixed, weights / (1 + residual / scale**2).square())
     return matrix
+
+
+def _geometric_fit(moving: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
+    """Geometric mean of the fit from fixed to moving points and the inverse of the opposite fit."""
+    forward, backward = spatial.fit_affine(moving, fixed, weights)[0], spatial.fit_affine(fixed, moving, weights)[0]
+    return torch.linalg.solve(backward, spatial.sqrtm(backward @ forward))

@@ -178,10 +178,9 @@ class Model:
         iterations = self.default_refinement if options.refine is None else options.refine
         if iterations:
             stages.start("refinement", 0.5)
-            spacing = float(np.cbrt(abs(np.linalg.det(inputs.fixed_net.matrix @ result.mid.to_fixed.cpu().numpy()))))
             result.mid, result.refined_by = refinement.refine(
-                inputs.moving, inputs.fixed, result.mid, spacing, iterations, options.regularization, stages.inner,
-                sampler=result.sample)
+                inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
+                options.regularization, stages.inner, sampler=result.sample)
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -344,6 +343,13 @@ def network_image(image: sitk.Image, net: Space, device: torch.device) -> Tensor
         raise ImageError("The image is empty where the network looks: check that its content lies near the middle of "
                          "its field of view, or choose extent 256.")
     return normalise(resampled)
+
+
+def mid_spacing(inputs: Inputs, mid: MidSpace) -> float:
+    """Voxel size of the mid-space grid in millimetres, half-way between those that the two images' worlds give it."""
+    volumes = [abs(np.linalg.det(net.matrix @ to_image.cpu().numpy()))
+               for net, to_image in ((inputs.moving_net, mid.to_moving), (inputs.fixed_net, mid.to_fixed))]
+    return round(float(np.prod(volumes)) ** (1 / 6), 6)
 
 
 def residual_box(lattice: Space, source: Space, mid: MidSpace, forward: bool, whole: bool) -> Space:
