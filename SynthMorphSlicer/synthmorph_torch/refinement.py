@@ -145,8 +145,7 @@ def denser(mid: MidSpace, factor: float) -> MidSpace:
     """The same box with ``factor`` times as many voxels along each axis; feature maps are left behind."""
     assert mid.velocity is not None
     x, y, z = (round(n * factor) for n in mid.shape)
-    scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / x] * 3 + [1.0]))
-    scale[:3, 3] = (scale[0, 0] - 1) / 2  # grids share their corner, as F.interpolate has it
+    scale = spatial.pooled(x / mid.shape[0], mid.to_fixed.device)
     return MidSpace(mid.to_moving @ scale, mid.to_fixed @ scale, (x, y, z), regrid(mid.velocity, (x, y, z)))
 
 
@@ -163,8 +162,7 @@ class Scene:
         self.field_shape = [round(n * spacing / max(field_voxel, spacing)) for n in mid.shape]
         self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
         self.border = BORDER / max(field_voxel, spacing)
-        scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / self.shape[0]] * 3 + [1.0]))
-        scale[:3, 3] = (scale[0, 0] - 1) / 2  # all grids share their corner, as F.interpolate has it
+        scale = spatial.pooled(self.shape[0] / mid.shape[0], mid.to_fixed.device)
         self.images: list[Tensor] = []
         for k, (image, matrix) in enumerate(((moving, mid.to_moving), (fixed, mid.to_fixed))):
             finer = float(torch.linalg.det((matrix @ scale)[:3, :3]).abs()) < 0.9
