@@ -95,7 +95,7 @@ def _open(entry: Entry, done: int) -> http.client.HTTPResponse | None:
             return None
         raise WeightsError(
             f"The server refused {entry.name} (HTTP {error.code} {error.reason}): try later, or download {url} by "
-            "hand and give it with -w."
+            "hand and name its folder."
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _stopped(entry, done, _why(getattr(error, "reason", error))) from error
@@ -144,16 +144,16 @@ def _why(error: object) -> str:
 
 def _stopped(entry: Entry, done: int, why: str) -> WeightsError:
     return WeightsError(
-        f"The download of {entry.name} stopped after {_mb(done)} of {_mb(entry.bytes)} MB ({why}): run the same "
-        "command again to continue."
+        f"The download of {entry.name} stopped after {_mb(done)} of {_mb(entry.bytes)} MB ({why}): start it again, and it "
+        "continues there."
     )
 
 
 def _full(entry: Entry, part: Path) -> WeightsError:
     needed = entry.bytes - _size(part)
     return WeightsError(
-        f"The disk of '{part.parent}' is too full for {entry.name}: free {_mb(needed)} MB and run the same "
-        "command again, or choose another folder with SYNTHMORPH_CACHE."
+        f"The disk of '{part.parent}' is too full for {entry.name}: free {_mb(needed)} MB and start the "
+        "download again, or choose another folder with SYNTHMORPH_CACHE."
     )
 
 
@@ -166,5 +166,5 @@ def _check(entry: Entry, part: Path) -> None:
         part.unlink()
         raise WeightsError(
             f"{entry.name} arrived with wrong content (its SHA-256 differs from the catalogue's) and was deleted: "
-            "run the same command again."
+            "start the download again."
         )

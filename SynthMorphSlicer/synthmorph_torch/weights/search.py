@@ -135,14 +135,15 @@ def _readable(paths: Iterable[Path]) -> bool:
 
 def _fall_back(missing: list[str], places: list[_Place], prefer: str) -> WeightChoice:
     names = " and ".join(entry_named(role).name for role in missing)
-    command = f"synthmorph weights fetch {' '.join(missing)}"
+    ways = f"'synthmorph weights fetch {' '.join(missing)}', or the Setup section in Slicer"
     asked = [place.where for place in places if place.strict]
     if asked or prefer == "official":
         where = ", ".join(place.where for place in places)
         be = "was" if len(missing) == 1 else "were"
-        raise WeightsError(f"{names} {be} not found in {where}: run '{command}', or give the file with -w.")
-    be, them = ("is", "it") if len(missing) == 1 else ("are", "them")
-    return _compact(f"{names} {be} not installed; '{command}' fetches {them} ({_megabytes(missing)} MB)")
+        raise WeightsError(f"{names} {be} not found in {where}: download the official weights ({ways}), or name "
+                           "another folder.")
+    be = "is" if len(missing) == 1 else "are"
+    return _compact(f"{names} {be} not installed (to download {_megabytes(missing)} MB: {ways})")
 
 
 def _megabytes(roles: Iterable[str]) -> int:
@@ -153,7 +154,7 @@ def _compact(reason: str, path: Path | None = None) -> WeightChoice:
     data = resources()["compact"]
     path = path or resources_folder() / data["file"]
     if not path.is_file():
-        raise WeightsError(f"The compact model '{path}' is missing: install SynthMorphSlicer again, or fetch the "
-                           "official weights with 'synthmorph weights fetch'.")
+        raise WeightsError(f"The compact model '{path}' is missing: install SynthMorphSlicer again, or download the "
+                           "official weights ('synthmorph weights fetch', or the Setup section in Slicer).")
     return WeightChoice("compact", {"compact": path}, f"Using the compact model {path.name} because {reason}.",
                         data["licence"], data["attribution"])
