@@ -51,12 +51,15 @@ class SynthMorphSlicerWidget(ScriptedLoadableModuleWidget):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = SynthMorphSlicerLogic()
         self.panel = Panel(uiWidget, self.logic, self.logic.getParameterNode, lambda: self.parent.isEntered)
+        if self.parent.isEntered:  # Reload makes a new widget in an open module, and does not enter it
+            self.panel.enter()
 
     def enter(self):
         self.panel.enter()
 
     def exit(self):
-        self.panel.exit()
+        if self.panel is not None:
+            self.panel.exit()
 
     def cleanup(self):
         if self.panel is not None:

@@ -60,7 +60,7 @@ class ModuleWidget(qmrmlwidgets.qMRMLWidget):
     """qSlicerScriptedLoadableModuleWidget: the frame a scripted module's widget fills."""
 
     def attach(self, module):
-        self._module = module
+        self._module, self._entered = module, False
         return self
 
     def setup(self):
@@ -68,17 +68,14 @@ class ModuleWidget(qmrmlwidgets.qMRMLWidget):
         widget = getattr(source, self._module.name + "Widget")(self)
         setattr(slicer.modules, self._module.name + "Widget", widget)
         self._self = widget
-        self._entered = False
         widget.setup()
 
     def self(self):
         return self._self
 
     def reload(self):
-        entered = self._entered
+        """As in Slicer, the new widget of an open module is not entered: that is left to its own setup()."""
         self.setup()
-        if entered:
-            self.enter()
 
     @property
     def isEntered(self):
@@ -229,9 +226,7 @@ class Host:
     def _nodeAdded(self, scene, event):
         """Subject hierarchy items; in Slicer its plugins make them when a data node is added."""
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-        nodes = scene.GetNodesByClass("vtkMRMLDisplayableNode")
-        for index in range(nodes.GetNumberOfItems()):
-            node = nodes.GetItemAsObject(index)
+        for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
             if not node.GetHideFromEditors() and not hierarchy.GetItemByDataNode(node):
                 hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
