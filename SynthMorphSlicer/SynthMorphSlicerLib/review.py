@@ -177,5 +177,4 @@ def _windowed(volumeNode):
 
 
 def _compositeNodes():
-    nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLSliceCompositeNode")
-    return [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+    return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")  # the scene's own method leaks its collection

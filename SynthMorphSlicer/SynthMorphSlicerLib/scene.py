@@ -28,7 +28,8 @@ def inputProblem(node):
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         return _("'{name}' is a label map: choose the scan itself, and carry the labels along under Inputs.").format(
             name=name)
-    if node.IsA("vtkMRMLVectorVolumeNode") or node.GetImageData().GetNumberOfScalarComponents() != 1:
+    scalars = node.GetImageData().GetPointData().GetScalars()  # diffusion tensors have none
+    if node.IsA("vtkMRMLVectorVolumeNode") or scalars is None or scalars.GetNumberOfComponents() != 1:
         return _("'{name}' has several values per voxel (colour, vector or 4-D): choose or extract a volume with "
                  "one.").format(name=name)
     if min(node.GetImageData().GetDimensions()) < SMALLEST_SIDE:
@@ -234,9 +235,7 @@ def carriedCopy(source, relatives):
     """
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     folders = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in relatives}
-    nodes = slicer.mrmlScene.GetNodesByClass(source.GetClassName())
-    for index in range(nodes.GetNumberOfItems()):
-        node = nodes.GetItemAsObject(index)
+    for node in slicer.util.getNodesByClass(source.GetClassName()):
         if (node.GetNodeReferenceID(CARRIED_ROLE) == source.GetID()
                 and hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) in folders):
             return node

@@ -72,9 +72,8 @@ def _layoutNode():
 
 
 def _sliceNode(name):
-    nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLSliceNode")
-    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
-    return next((node for node in found if node.GetLayoutName() == name), None)
+    nodes = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    return next((node for node in nodes if node.GetLayoutName() == name), None)
 
 
 def _place(sliceNode):

@@ -64,9 +64,7 @@ class qMRMLNodeComboBox(pythonqt.Accent, QtWidgets.QWidget):
             return ()
         found = {}
         for className in self._nodeTypes:
-            nodes = self._scene.GetNodesByClass(className)
-            for index in range(nodes.GetNumberOfItems()):
-                node = nodes.GetItemAsObject(index)
+            for node in slicer.util.getNodesByClass(className, self._scene):
                 exact = self._showChildNodeTypes or node.GetClassName() == className
                 if exact and (self._showHidden or not node.GetHideFromEditors()):
                     found[node.GetID()] = node

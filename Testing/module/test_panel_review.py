@@ -265,8 +265,7 @@ def test_another_pair_makes_outputs_of_its_own(panel):
 def test_results_are_there_again_in_a_scene_that_is_opened(host, panel, tmp_path):
     """The last test of this file, because it closes the scene: settings, outputs, measures and maps come back."""
     import slicer
-    nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLStorableNode")
-    for node in [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]:
+    for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
         if node.GetSaveWithScene() and (node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLTransformNode")
                                         or node.IsA("vtkMRMLTableNode")):
             storage = node.CreateDefaultStorageNode()
