@@ -56,6 +56,7 @@ def fill(node, warped, empty, fixedNode):
     segmentation = node.GetSegmentation()
     with slicer.util.NodeModify(node):
         segmentation.RemoveAllSegments()
+        segmentation.SetSourceRepresentationName(BINARY)  # a chosen node may have held surfaces, which cannot be edited
         for array, segments in warped:
             image = _orientedImage(array, fixedNode)
             for identifier, source in segments:

@@ -175,6 +175,14 @@ class SynthMorphSceneTest(unittest.TestCase):
         vectors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode")
         slicer.util.updateVolumeFromArray(vectors, np.ones((10, 10, 10, 3), np.float32))
         self.assertIn("several values", scene.inputProblem(vectors))
+        tensors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLDiffusionTensorVolumeNode")
+        image, values = vtk.vtkImageData(), vtk.vtkFloatArray()
+        image.SetDimensions(10, 10, 10)
+        values.SetNumberOfComponents(9)
+        values.SetNumberOfTuples(1000)
+        image.GetPointData().SetTensors(values)
+        tensors.SetAndObserveImageData(image)
+        self.assertIn("several values", scene.inputProblem(tensors))
         self.assertIn("no voxels", scene.inputProblem(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")))
 
     def test_segmentsKeepEverything(self):
@@ -232,6 +240,59 @@ class SynthMorphSceneTest(unittest.TestCase):
         self.assertEqual(empty, [])
         self.assertEqual(sorted(int((layer.array == s.GetLabelValue()).sum()) for layer in layers
                                 for _, s in layer.segments), [64, 512])
+
+    def test_surfacesGiveWayToLabels(self):
+        """A chosen output that held surfaces ends up as the Segment Editor wants it: made of labels."""
+        fixed = volume(LEFT_HANDED, (30, 40, 50), "fixed")
+        target = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "target")
+        target.GetSegmentation().SetSourceRepresentationName("Closed surface")
+        sphere = vtk.vtkSphereSource()
+        sphere.Update()
+        target.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "sphere", [1, 0, 0])
+        array = np.zeros((30, 40, 50), np.uint8)
+        array[10:20, 10:20, 10:20] = 1
+        segment = slicer.vtkSegment()
+        segment.SetLabelValue(1)
+        segments.fill(target, [(array, [("cube", segment)])], [("empty", segment)], fixed)
+        self.assertEqual(target.GetSegmentation().GetSourceRepresentationName(), segments.BINARY)
+        self.assertEqual(target.GetSegmentation().GetSegmentIDs(), ("cube", "empty"))
+        np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(target, "cube", fixed), array)
+
+    def test_carriedFromUnderANonLinearParent(self):
+        """Points can bear a bend: markups and models are taken from where they are seen, through every parent."""
+        field, matrix = smoothField()
+        bend = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bend")
+        scene.setTransform(bend, scene.vtkTransform(description(self.folder, field=field, matrix=matrix)))
+        turn = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "turn")
+        turn.SetMatrixTransformToParent(scene.toVTKMatrix(orthogonal(OBLIQUE @ np.diag([1, 1, 0.5, 1]))))
+        turn.SetAndObserveTransformNodeID(bend.GetID())
+        middle = (scene.FLIP @ matrix @ [8, 7, 7, 1])[:3]  # where the bend is strongest
+        own = (np.linalg.inv(orthogonal(OBLIQUE @ np.diag([1, 1, 0.5, 1]))) @ [*middle, 1])[:3]
+        markups = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+        markups.AddControlPoint(vtk.vtkVector3d(*own))
+        sphere = vtk.vtkSphereSource()
+        sphere.SetCenter(*own)
+        sphere.SetRadius(0.1)
+        sphere.Update()
+        model = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode")
+        model.SetAndObservePolyData(sphere.GetOutput())
+        shift = np.eye(4)
+        shift[:3, 3] = [3, -4, 5]
+        inverse = scene.vtkTransform(description(self.folder, scene.FLIP @ shift @ scene.FLIP))
+        for source in (markups, model):
+            source.SetAndObserveTransformNodeID(turn.GetID())
+        seen = [0.0] * 3
+        markups.GetNthControlPointPositionWorld(0, seen)
+        self.assertGreater(np.linalg.norm(np.subtract(seen, middle)), 3.0)  # the bend is not nothing here
+        carried = [slicer.mrmlScene.AddNewNodeByClass(node.GetClassName()) for node in (markups, model)]
+        for source, target in zip((markups, model), carried):
+            scene.carryPoints(source, target, inverse)
+            self.assertIs(source.GetParentTransformNode(), turn)
+            self.assertIsNone(target.GetParentTransformNode())
+        expected = np.add(seen, shift[:3, 3])
+        np.testing.assert_allclose(list(carried[0].GetNthControlPointPositionVector(0)), expected, atol=0.05)
+        np.testing.assert_allclose(carried[1].GetPolyData().GetCenter(), expected, atol=0.05)
+        np.testing.assert_allclose(model.GetPolyData().GetCenter(), own, atol=0.05)
 
     def test_carriedPointsAndModels(self):
         """Markups and models, under a parent or not, land where the moving-to-fixed map puts them."""
@@ -320,6 +381,10 @@ class SynthMorphSceneTest(unittest.TestCase):
         shown = review.Review()
         shown.showOverlay(fixed, moved, 0.4)
         self.assertTrue(views)
+        held = views[0].GetReferenceCount()
+        for _ in range(3):
+            shown.setOpacity(0.4)
+        self.assertEqual(views[0].GetReferenceCount(), held)  # looking for the views leaves nothing behind
         for node in views:
             self.assertEqual((node.GetBackgroundVolumeID(), node.GetForegroundVolumeID()),
                              (fixed.GetID(), moved.GetID()))
