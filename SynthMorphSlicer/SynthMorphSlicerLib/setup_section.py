@@ -94,7 +94,12 @@ class SetupSection:
             self.panel.showStatus(installing.installExtension())
             return
         with slicer.util.WaitCursor():
-            commands = installing.torchCommands()
+            try:
+                commands = installing.torchCommands()
+            except Exception as error:  # whatever pip and the network do
+                self.panel.showError({"message": installing.failure(_("its installer could not be fetched")),
+                                      "details": str(error)})
+                return
             if commands is None:
                 self._torchInstalled(installing.installTorchBlocking())
                 return

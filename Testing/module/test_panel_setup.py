@@ -119,6 +119,20 @@ def test_failed_installation_says_why(host, setup):
     assert "no space left" in panel.ui.statusLabel.text and "another Python" in panel.ui.statusLabel.text
 
 
+def test_an_installer_that_cannot_be_fetched_is_told(host, setup, monkeypatch):
+    """Without a network pip fails already at the extension's installer, light-the-torch."""
+    import subprocess
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "light_the_torch" else found(name))
+    monkeypatch.setattr(ExtensionLogic, "_installLightTheTorch", staticmethod(
+        lambda: subprocess.run([sys.executable, "-c", "raise SystemExit(1)"], check=True)))
+    panel = setup()
+    panel.ui.installButton.click()
+    assert "installer could not be fetched" in error(panel) and "another Python" in error(panel)
+    assert "exit status 1" in panel.ui.detailsTextEdit.toPlainText()
+    assert not panel.setupSection.isInstalling() and panel.ui.installButton.text == "Install PyTorch"
+
+
 def test_an_extension_that_cannot_be_asked_installs_its_own_way(host, setup, monkeypatch):
     monkeypatch.delattr(ExtensionLogic, "_getPipInstallArguments")
     panel = setup()
@@ -189,7 +203,12 @@ def test_weights_are_fetched_cancelled_resumed_and_checked(host, panel, server, 
     ui.fetchButton.click()
     finished(host, panel, 60)
     assert server.starts[0] == 0 and server.starts[1] >= kept - 2**20 > 0
-    assert "wrong content" in error(panel)  # zeros are not the weights
+    assert "wrong content" in error(panel) and "download again" in error(panel)  # zeros are not the weights
+    server.shutdown()
+    server.server_close()
+    ui.fetchButton.click()
+    finished(host, panel, 60)
+    assert error(panel).endswith("start it again, and it continues there.") and "command" not in error(panel)
     ui.clearCacheButton.click()
     finished(host, panel, 60)
     assert host.wait(lambda: "freed" in ui.statusLabel.text, 30)
