@@ -57,6 +57,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self._onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._onSceneEndImport)
         self.setParameterNode(self._getParameterNode())
 
@@ -78,6 +79,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def cleanup(self):
         self._pollTimer.stop()
         self._followTimer.stop()
+        self.reviewSection.exit()
         self.setParameterNode(None)
         self.removeObservers()
         self.setupSection.close()
@@ -108,6 +110,10 @@ class Panel(slicer.util.VTKObservationMixin):
         if self._isEntered():
             self.setParameterNode(self._getParameterNode())
 
+    def _onSceneStartImport(self, caller, event):
+        # selectors that do not list a node yet would put None in the place of what is being imported
+        self.setParameterNode(None)
+
     def _onSceneEndImport(self, caller, event):
         # later, because the node selectors only now begin to list what was imported
         qt.QTimer.singleShot(0, lambda: self._onSceneEndClose(caller, event))
@@ -136,10 +142,10 @@ class Panel(slicer.util.VTKObservationMixin):
             wanted = {node.GetID() for node in nodes if node is not None}
             for node in list(selector.checkedNodes()):
                 if node.GetID() not in wanted:
-                    selector.setCheckState(node, qt.Qt.Unchecked)
+                    selector.uncheck(node)
             for node in nodes:
                 if node is not None:
-                    selector.setCheckState(node, qt.Qt.Checked)
+                    selector.check(node)
         self._updating = False
 
     def _onDeviceChosen(self, index):
@@ -227,6 +233,8 @@ class Panel(slicer.util.VTKObservationMixin):
         ui.applyButton.toolTip = problem or (_("Stop now; the scene stays as it is") if busy else
                                              _("Bring the moving volume onto the fixed one"))
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
+        for name in map(str.capitalize, OUTPUTS):  # here, because a selector that gets its scene enables itself
+            getattr(ui, f"output{name}Selector").enabled = getattr(ui, f"make{name}CheckBox").checked
         self.reviewSection.update(parameters)
         self.importSection.update()
 

@@ -32,6 +32,15 @@ class Choice:
             raise ValueError(f"Value must be one of {self.choices}, not {value!r}")
 
 
+class ObservedList(list):
+    """What Slicer hands out for a list: a change of it is written to the node (not here), and it cannot be added."""
+
+    def __add__(self, other):
+        raise NotImplementedError("Slicer's lists of parameters cannot be added")
+
+    __radd__ = __mul__ = __rmul__ = __add__
+
+
 class Parameter:
     """One typed member: how it is written to and read from the MRML node."""
 
@@ -49,7 +58,7 @@ class Parameter:
             return node.GetNodeReference(self.name)
         if self.isNodeList:
             count = int(node.GetParameter(f"{self.name}_len") or 0)
-            return [node.GetNodeReference(f"{self.name}_{index}") for index in range(count)]
+            return ObservedList(node.GetNodeReference(f"{self.name}_{index}") for index in range(count))
         if issubclass(self.type, enum.Enum):
             return self.type[text]
         return text == "True" if self.type is bool else self.type(text)

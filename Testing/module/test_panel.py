@@ -27,7 +27,20 @@ def test_register_says_what_is_missing(panel):
     assert panel.ui.applyButton.toolTip.startswith("Choose labels to carry along")
     panel.ui.makeSegmentationCheckBox.click()
     assert panel.ui.applyButton.toolTip == "Choose at least one output."
-    assert not panel.ui.outputTransformSelector.enabled
+    for name in ("Transform", "Volume", "Jacobian", "Segmentation"):
+        assert not getattr(panel.ui, f"output{name}Selector").enabled, name
+    panel.ui.makeJacobianCheckBox.click()
+    assert panel.ui.outputJacobianSelector.enabled
+
+
+def test_only_what_can_hold_a_result_is_offered_for_it(panel):
+    import slicer
+    nodes = {name: slicer.mrmlScene.AddNewNodeByClass(f"vtkMRML{name}VolumeNode") for name in
+             ("Scalar", "LabelMap", "Vector")}
+    for selector in (panel.ui.outputVolumeSelector, panel.ui.outputJacobianSelector):
+        for name, node in nodes.items():
+            selector.setCurrentNode(node)
+            assert (selector.currentNode() is node) == (name == "Scalar"), name
 
 
 def test_without_torch_the_setup_opens_and_explains(panel, monkeypatch):
@@ -341,7 +354,15 @@ def test_leaving_restores_the_views_and_reload_works(host, module, panel):
     old = widget.self()
     old.onReload()
     assert widget.self() is not old and old.panel is None
-    assert widget.self().panel.parameters.fixedVolume is fixed
+    again = widget.self().panel
+    assert again.parameters.fixedVolume is fixed
+    again._probe._thread.join(10)  # the new panel is open as the old one was
+    assert again.ui.setupLabel.text != ""
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    assert [section for section in (panel.reviewSection, again.reviewSection) if section.Observations] == [
+        again.reviewSection]
+    assert again.reviewSection.Observations[0][0] is crosshair
+    old.exit()  # does nothing any more
     for name, value in made.items():  # every file was read again
         assert getattr(sys.modules[name], value.__name__) is not value, name
 
