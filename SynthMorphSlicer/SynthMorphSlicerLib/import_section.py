@@ -1,6 +1,5 @@
 """The section of the panel that loads FreeSurfer's transforms, which Slicer itself does not read."""
 
-import ctk
 from slicer.i18n import tr as _
 
 from .job import InputError
@@ -12,7 +11,6 @@ class ImportSection:
 
     def __init__(self, ui, logic, panel):
         self.ui, self.logic, self.panel = ui, logic, panel
-        ui.transformPathLineEdit.filters = ctk.ctkPathLineEdit.Files
         ui.transformPathLineEdit.nameFilters = [_("FreeSurfer transforms ({patterns})").format(
             patterns=" ".join(f"*{ending}" for ending in FREESURFER_FILES))]
         ui.transformPathLineEdit.connect("currentPathChanged(QString)", lambda path: self.update())

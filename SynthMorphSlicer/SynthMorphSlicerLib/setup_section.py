@@ -1,6 +1,5 @@
 """The Setup section of the panel: PyTorch, another Python, weights, memory.  Nothing happens unasked."""
 
-import ctk
 import slicer
 from slicer.i18n import tr as _
 
@@ -16,8 +15,6 @@ class SetupSection:
         self.ui, self.logic, self.panel = ui, logic, panel
         self._updating = False
         self._installation = None
-        ui.pythonPathLineEdit.filters = ctk.ctkPathLineEdit.Files
-        ui.weightsPathLineEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.installButton.connect("clicked(bool)", self.onInstall)
         ui.fetchButton.connect("clicked(bool)", self.onFetch)
         ui.clearCacheButton.connect("clicked(bool)", self.onClearCache)

@@ -140,10 +140,13 @@ class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
 
 
 class ctkPathLineEdit(pythonqt.Accent, QtWidgets.QWidget):
-    """A path with a browse button (which the host leaves without a dialog)."""
+    """A path with a browse button (which the host leaves without a dialog).
+
+    Has no ``Files`` and ``Dirs``, as with some builds on Qt 6: such filters belong into the .ui file, where the host
+    does not look at them.
+    """
 
     currentPathChanged = Signal(str)
-    Dirs, Files, Executable = 1, 2, 32  # CTK's numbers of its filter flags
 
     def __init__(self, parent=None):
         super().__init__(parent)

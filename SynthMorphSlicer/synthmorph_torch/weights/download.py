@@ -144,8 +144,8 @@ def _why(error: object) -> str:
 
 def _stopped(entry: Entry, done: int, why: str) -> WeightsError:
     return WeightsError(
-        f"The download of {entry.name} stopped after {_mb(done)} of {_mb(entry.bytes)} MB ({why}): start it again, and it "
-        "continues there."
+        f"The download of {entry.name} stopped after {_mb(done)} of {_mb(entry.bytes)} MB ({why}): start it again, and "
+        "it continues there."
     )
 
 
