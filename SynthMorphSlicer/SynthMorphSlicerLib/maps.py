@@ -73,6 +73,19 @@ def showMarks(jacobianNode, visible):
         folding.GetDisplayNode().SetVisibility(visible)
 
 
+def uncover(segmentationNode, mapIsShown):
+    """Take the fill of segments away while a map is to be read, and only then; the outlines stay."""
+    display, mark = segmentationNode.GetDisplayNode(), scene.ATTRIBUTE + "fillTakenAway"
+    if display is None:
+        return
+    if mapIsShown and display.GetVisibility2DFill():
+        display.SetVisibility2DFill(False)
+        display.SetAttribute(mark, "1")
+    elif not mapIsShown and display.GetAttribute(mark):
+        display.SetVisibility2DFill(True)
+        display.SetAttribute(mark, None)
+
+
 def showLegend(volumeNode, visible, title):
     """The colour legend of a map."""
     logic = slicer.modules.colors.logic()

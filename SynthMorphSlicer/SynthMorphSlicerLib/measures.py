@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from . import maps, scene, segments
 
+DEFORMING = ("joint", "deform")  # transforms for which lambda has a meaning
 TABLE_ROLE = "SynthMorphMeasures"  # from an output node to the table
 
 
@@ -46,7 +47,8 @@ def measuresOf(outputs, labelNodes=()):
     first = next(node for node in outputs.values() if _attribute(node, "lambda"))
     rows = [(label, _attribute(first, key)) for label, key in (
         (_("Moving volume"), "moving"), (_("Fixed volume"), "fixed"), (_("Model"), "model"), (_("Device"), "device"),
-        (_("Transform"), "transform"), (_("Lambda"), "lambda"), (_("Seconds"), "seconds"), (_("Date"), "date"))]
+        (_("Transform"), "transform"), (_("Lambda"), "lambda"), (_("Seconds"), "seconds"), (_("Date"), "date"))
+            if key != "lambda" or _attribute(first, "transform") in DEFORMING]
     jacobian = outputs.get("jacobian")
     if jacobian is not None:
         rows += [(label, _attribute(jacobian, key)) for label, key in (

@@ -262,8 +262,12 @@ class Panel(slicer.util.VTKObservationMixin):
                 refinement=None if parameters.refinement < 0 else parameters.refinement,
                 precision=parameters.precision.value, threads=parameters.threads, blocking=False,
                 onProgress=self.showProgress, onFinished=self._onFinished, onError=self.showError, **outputs)
-        except (InputError, OSError, RuntimeError) as error:
-            self.showError({"kind": "user", "message": str(error), "details": ""})
+        except InputError as error:
+            self.showError({"message": str(error), "details": ""})
+        except (OSError, RuntimeError) as error:
+            self.showError({"message": _("The volumes cannot be handed over in the folder '{folder}': make room there, "
+                                         "or choose another temporary folder in Edit > Application Settings.").format(
+                folder=slicer.app.temporaryPath), "details": str(error)})
         self._updateButtons()
 
     def _onFollow(self):

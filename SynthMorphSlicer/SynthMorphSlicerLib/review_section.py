@@ -116,6 +116,8 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             displacement = parameters.outputTransform.GetNodeReference(maps.DISPLACEMENT_ROLE)
             if displacement is not None:
                 maps.showLegend(displacement, picture == "magnitude", "mm")
+        if parameters is not None and parameters.outputSegmentation is not None:
+            maps.uncover(parameters.outputSegmentation, picture in MAPS)
 
     @property
     def parameters(self):

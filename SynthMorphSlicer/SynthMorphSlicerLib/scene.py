@@ -50,6 +50,10 @@ def parentProblem(node, ownCounts=False):
     if parent is not None and not own and not parent.IsTransformToWorldLinear():
         return _("'{name}' is under a non-linear transform: harden the transform on a copy, or remove it.").format(
             name=node.GetName())
+    determinant = np.linalg.det(parentToWorld(node)[:3, :3]) if parent is not None and not own else 1.0
+    if not abs(determinant) > 1e-6:  # also if it is no number
+        return _("'{name}' is under a transform that makes it flat: correct the transform, or remove it.").format(
+            name=node.GetName())
     return ""
 
 

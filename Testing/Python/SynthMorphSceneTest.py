@@ -168,6 +168,10 @@ class SynthMorphSceneTest(unittest.TestCase):
         scene.setTransform(bend, scene.vtkTransform(description(self.folder, field=field, matrix=matrix)))
         fixed.SetAndObserveTransformNodeID(bend.GetID())
         self.assertIn("non-linear", scene.parentProblem(fixed))
+        flat = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        flat.SetMatrixTransformToParent(scene.toVTKMatrix(np.diag([1, 1, 0, 1])))
+        fixed.SetAndObserveTransformNodeID(flat.GetID())
+        self.assertIn("flat", scene.parentProblem(fixed))
         self.assertIn("single slice", scene.inputProblem(volume(np.eye(4), (1, 30, 30))))
         labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
         slicer.util.updateVolumeFromArray(labels, np.ones((10, 10, 10), np.uint8))
@@ -348,6 +352,12 @@ class SynthMorphSceneTest(unittest.TestCase):
         self.assertEqual(maps.setJacobian(node, determinant, fixed), [])
         self.assertIsNone(node.GetNodeReference(maps.FOLDING_ROLE))
         self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 0)
+
+    def test_lambdaIsListedWhereItHasAMeaning(self):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode")
+        for transform, there in (("joint", True), ("deform", True), ("affine", False), ("rigid", False)):
+            scene.setProvenance([node], node, node, {"lambda": 0.5, "transform": transform})
+            self.assertEqual("Lambda" in dict(measures.measuresOf({"transform": node})), there)
 
     def test_displacementMagnitudeAndGrid(self):
         fixed = headVolume("fixed")

@@ -374,6 +374,37 @@ def test_log_is_bounded(panel):
     assert len(lines) == 300 and lines[-1].endswith("line 999")
 
 
+def test_segments_do_not_cover_a_map(panel):
+    import numpy as np
+    import slicer
+    from SynthMorphSlicerLib import maps
+    fixed, moving = twoHeads()
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    jacobian = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    maps.setJacobian(jacobian, np.ones(slicer.util.arrayFromVolume(fixed).shape, np.float32), fixed)
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    segmentation.CreateDefaultDisplayNodes()
+    display = segmentation.GetDisplayNode()
+    panel.parameters.outputJacobian, panel.parameters.outputSegmentation = jacobian, segmentation
+    panel.ui.jacobianButton.click()
+    assert not display.GetVisibility2DFill() and display.GetVisibility2DOutline()
+    panel.ui.beforeButton.click()
+    assert display.GetVisibility2DFill()
+    display.SetVisibility2DFill(False)  # as the user likes it
+    panel.ui.jacobianButton.click()
+    panel.ui.beforeButton.click()
+    assert not display.GetVisibility2DFill()
+
+
+def test_a_temporary_folder_that_is_gone_is_told(ready, monkeypatch):
+    import slicer
+    monkeypatch.setattr(slicer.app, "temporaryPath", "/nowhere")
+    ready.ui.applyButton.click()
+    assert "'/nowhere'" in error(ready) and "Application Settings" in error(ready)
+    assert not ready.logic.isBusy() and ready.ui.applyButton.enabled and outputNodes() == set()
+
+
 @needsTorch
 def test_double_click_registers_once(host, ready):
     ready.ui.transformTypeComboBox.currentIndex = ready.ui.transformTypeComboBox.findText("Rigid only")
