@@ -106,9 +106,9 @@ def test_fetch_verifies_and_reports_progress(server, target, part):
 
 def test_resumes_where_the_connection_died(server, target, part):
     server.dies_after = 1_000_000
-    fails(r"stopped after 1.00 of 3.00 MB .*again to continue")
+    fails(r"stopped after 1.00 of 3.00 MB .*start it again")
     assert not target.exists() and part.read_bytes() == CONTENT[:1_000_000]
-    fails("again to continue")
+    fails("start it again, and it continues there")
     assert part.stat().st_size == 2_000_000
     server.dies_after, seen = None, []
     weights.fetch("affine", lambda done, total: seen.append(done))
@@ -118,7 +118,7 @@ def test_resumes_where_the_connection_died(server, target, part):
 
 def test_connection_that_dies_unannounced(server, target, part):
     server.announce, server.dies_after = False, 500_000
-    fails("again to continue")
+    fails("start it again, and it continues there")
     server.dies_after = None
     assert weights.fetch("affine").read_bytes() == CONTENT
 

@@ -95,7 +95,7 @@ def _open(entry: Entry, done: int) -> http.client.HTTPResponse | None:
             return None
         raise WeightsError(
             f"The server refused {entry.name} (HTTP {error.code} {error.reason}): try later, or download {url} by "
-            "hand and name its folder."
+            "hand and choose it (-w, or its folder in the Setup section in Slicer)."
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _stopped(entry, done, _why(getattr(error, "reason", error))) from error
