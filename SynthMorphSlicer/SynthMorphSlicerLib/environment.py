@@ -80,6 +80,7 @@ def workerEnvironment():
         environment = dict(os.environ)
         inherited = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MODULE_FOLDER), inherited)))
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's, whose numbers and names the panel shows
     if weightsFolder() and not weightsFolderProblem():  # a wrong folder shall not stand in the way of the compact model
         environment[WEIGHTS_VARIABLE] = str(_modelsFolder(weightsFolder()))
     return environment

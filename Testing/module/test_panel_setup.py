@@ -247,6 +247,7 @@ def test_another_python_by_setting_and_by_variable(host, panel, monkeypatch):
     try:
         panel.ui.pythonPathLineEdit.currentPath = "/nowhere/python"
         assert environment.workerCommand()[0] == "/nowhere/python"
+        assert environment.workerEnvironment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"  # so that cuda:1 is the one named
         assert panel.ui.setupLabel.text == "Registrations run in /nowhere/python."
         panel.ui.applyButton.click()
         finished(host, panel, 20)
