@@ -232,9 +232,9 @@ class Panel(slicer.util.VTKObservationMixin):
         ui.applyButton.enabled = not problem
         ui.applyButton.toolTip = problem or (_("Stop now; the scene stays as it is") if busy else
                                              _("Bring the moving volume onto the fixed one"))
-        ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
         for name in map(str.capitalize, OUTPUTS):  # here, because a selector that gets its scene enables itself
             getattr(ui, f"output{name}Selector").enabled = getattr(ui, f"make{name}CheckBox").checked
+        ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
         self.reviewSection.update(parameters)
         self.importSection.update()
 
