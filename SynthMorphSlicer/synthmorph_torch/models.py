@@ -41,11 +41,11 @@ class Networks(Protocol):
     residual_factor: int  # density of the network grid over that of the residual field in the result
     fades: bool  # whether the velocity is zero at the border of the mid-space grid
 
-    def affine(self, moving: Tensor, fixed: Tensor, rigid: bool) -> Tensor:
-        """Fixed-to-moving (4, 4) float64 matrix in indices of the network images."""
+    def mid_space(self, moving: Tensor, fixed: Tensor, transform: str) -> MidSpace:
+        """Mid-space of two images, whose matrices hold the affine part of a transform (see :class:`Options`).
 
-    def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
-        """Mid-space of two images; without ``align`` they are taken to be aligned already."""
+        "joint" and "affine" find it, "rigid" finds one without scale and shear; for "deform" the images are aligned.
+        """
 
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
         """Velocity field (1, 3, X, Y, Z) in mid-space voxels."""
@@ -72,15 +72,15 @@ class OfficialNetworks:
         matrix = detect_affine(features[0], features[1], shape)[0]
         return spatial.rigid_part(matrix) if rigid else matrix
 
-    def affine(self, moving: Tensor, fixed: Tensor, rigid: bool) -> Tensor:
-        shape = moving.shape[2:]
-        return uncentre(self._centred_affine(moving, fixed, shape, rigid), shape)
-
-    def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
-        x, y, z = (n // 2 for n in moving.shape[2:])
+    def mid_space(self, moving: Tensor, fixed: Tensor, transform: str) -> MidSpace:
+        x, y, z = moving.shape[2:]
+        if transform in ("affine", "rigid"):  # SPEC 2: no grid half-way is needed
+            matrix = uncentre(self._centred_affine(moving, fixed, (x, y, z), transform == "rigid"), (x, y, z))
+            return MidSpace(matrix, torch.eye(4, dtype=torch.float64, device=moving.device), (x, y, z))
+        x, y, z = x // 2, y // 2, z // 2
         half = (x, y, z)
         double = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64, device=moving.device))
-        if not align:
+        if transform == "deform":
             return MidSpace(double, double, half)
         matrix = self._centred_affine(moving, fixed, half)  # SPEC 3.2: everything in units of the half grid
         roots = [spatial.sqrtm(m) for m in (matrix, torch.linalg.inv(matrix))]
@@ -159,19 +159,11 @@ class CompactNetworks:
         weights = agreement(moving.masses, fixed.masses)
         return robust_affine(moving.centres, fixed.centres, weights, RESIDUAL_MM / self.spacing)
 
-    def affine(self, moving: Tensor, fixed: Tensor, rigid: bool) -> Tensor:
-        looks = self._look(moving), self._look(fixed)
-        matrix = self._fit(*looks)
-        if rigid:
-            pose = self._upright(looks[1].centres, looks[1].masses)
-            matrix = rigid_about(matrix, pose[:3, :3] @ self._centre + pose[:3, 3])
-        return uncentre(matrix, moving.shape[2:])
-
-    def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
+    def mid_space(self, moving: Tensor, fixed: Tensor, transform: str) -> MidSpace:
         looks = self._look(moving), self._look(fixed)
         poses = [self._upright(look.centres, look.masses) for look in looks]
         matrix = self._fit(*looks)
-        if not align:
+        if transform == "deform":
             matrix, poses[0] = torch.eye(4, dtype=torch.float64, device=moving.device), poses[1]
         # from the upright fixed head to the upright moving head: close to the identity, so the root exists
         root = spatial.sqrtm(torch.linalg.inv(poses[0]) @ matrix @ poses[1])
@@ -179,7 +171,8 @@ class CompactNetworks:
         features = [spatial.resample(look.features, torch.linalg.inv(look.to_image) @ to_image, self.mid_shape)
                     for look, to_image in zip(looks, to_images, strict=True)]
         to_moving, to_fixed = (centring(moving.shape[2:], m) @ m for m in to_images)
-        return MidSpace(to_moving, to_fixed, self.mid_shape, None, (features[0], features[1]))
+        mid = MidSpace(to_moving, to_fixed, self.mid_shape, None, (features[0], features[1]))
+        return mid.rigid() if transform == "rigid" else mid
 
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
         assert mid.features is not None

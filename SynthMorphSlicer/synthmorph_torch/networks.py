@@ -5,6 +5,7 @@ differ in numbers only. ``state_dict`` order equals the order in which Keras sto
 """
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -248,6 +249,24 @@ class MidSpace:
     def affine(self) -> Tensor:
         """Fixed-to-moving matrix between the network images."""
         return self.to_moving @ torch.linalg.inv(self.to_fixed)
+
+    def rigid(self) -> MidSpace:
+        """The same with the nearest rigid motion as affine part, and the centre of the grid where it was.
+
+        Both matrices become a rotation times one voxel size: swapping the images still swaps them, which the rigid
+        part of SPEC 2.5 does not allow.
+        """
+        scale = (torch.linalg.det(self.to_moving[:3, :3]) * torch.linalg.det(self.to_fixed[:3, :3])) ** (1 / 6)
+        centre = (self.to_fixed.new_tensor(self.shape) - 1) / 2
+
+        def similar(matrix: Tensor) -> Tensor:
+            u, _, v = torch.linalg.svd(matrix[:3, :3])
+            result = torch.eye(4, dtype=matrix.dtype, device=matrix.device)
+            result[:3, :3] = scale * u @ v
+            result[:3, 3] = matrix[:3, :3] @ centre + matrix[:3, 3] - result[:3, :3] @ centre
+            return result
+
+        return dataclasses.replace(self, to_moving=similar(self.to_moving), to_fixed=similar(self.to_fixed))
 
     def map_grid(self, grid_to_source: Tensor, shape: Sequence[int], steps: int, forward: bool = True) -> Tensor:
         """Where the points of a grid in one image end up in the other: A1 (I + d1) A2^-1 (SPEC 3.3 step 4).

@@ -48,6 +48,10 @@ class Level:
 
 
 LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.4), Level(2.0, 3.0, 4.0, 2, 0.35), Level(1.5, None, 2.0, 1, 0.25))
+# Two scans of one head differ by a rigid motion and little else: a smooth field is all that is left to find. Coarse
+# images would only bend it where the contrasts differ.
+ONE_HEAD_LEVELS = (Level(2.0, 3.0, 4.0, 2, 0.4),)
+ONE_HEAD_STIFFNESS = 3.0
 STEP = 0.5  # largest change of the velocity per iteration, image voxels
 UPDATE_SIGMA, FIELD_SIGMA = 1.6, 0.5  # smoothing of updates and of the field at lambda 0.5, image voxels
 STIFFNESS = 0.25  # both grow with this power of lambda / (1 - lambda); more, and small lambdas smooth nothing at all
@@ -55,8 +59,8 @@ PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN
 
 
 def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int, regularization: float,
-           progress: Callable[[float], None] | None = None, measure: str = "auto", sampler: Sampler | None = None
-           ) -> tuple[MidSpace, str]:
+           progress: Callable[[float], None] | None = None, measure: str = "auto", sampler: Sampler | None = None,
+           one_head: bool = False) -> tuple[MidSpace, str]:
     """Improve the velocity field of a mid-space by instance optimisation.
 
     Args:
@@ -68,6 +72,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         progress: called with the fraction done.
         measure: "correlation", "self-similarity", or "auto": the former where one contrast resembles the other.
         sampler: for levels finer than the network images; without it they are interpolated.
+        one_head: the images show one person's head, so the field should be smooth.
 
     Returns:
         A mid-space around the brain whose velocity gives no lower similarity than before, and the measure used.
@@ -77,7 +82,8 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         measure = similarity.choose(*Scene(moving, fixed, mid, spacing, LEVELS[0].images, 0).warped(mid.velocity))
     mid, spacing, brain = working_grid(mid, spacing)
     done = 0
-    for level in LEVELS:
+    smoothing = (regularization / (1 - regularization)) ** STIFFNESS * (ONE_HEAD_STIFFNESS if one_head else 1.0)
+    for level in ONE_HEAD_LEVELS if one_head else LEVELS:
         count = round(level.share * iterations)
         voxel = level.images if measure == "correlation" else level.coarse
         if voxel is None or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
@@ -89,7 +95,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
             if progress:
                 progress((done + k) / iterations)
 
-        mid = _ascend(scene, mid, count, regularization, tell) if count else mid
+        mid = _ascend(scene, mid, count, smoothing, tell) if count else mid
         done += count
     return unfolded(mid), measure
 
@@ -107,10 +113,15 @@ def working_grid(mid: MidSpace, spacing: float) -> tuple[MidSpace, float, Tensor
         assert mid.velocity is not None
         window = border_window(mid.shape, mid.velocity.device, round(BORDER / spacing))
         assert mid.features is not None
-        either = torch.maximum(*(f.sum(1, keepdim=True) for f in mid.features))
-        brain = (gaussian(either, RIM / spacing) > 0.1).float()  # skull and scalp would pull at the brain
+        brain = brain_mask(mid.features, spacing)  # skull and scalp would pull at the brain
         mid = dataclasses.replace(mid, velocity=mid.velocity * window)
     return (denser(mid, spacing / FINEST), FINEST, brain) if spacing > FINEST else (mid, spacing, brain)
+
+
+def brain_mask(features: tuple[Tensor, Tensor], spacing: float) -> Tensor:
+    """One in the brain of either feature map and what is next to it, (1, 1, X, Y, Z); ``spacing`` in millimetres."""
+    either = torch.maximum(*(f.sum(1, keepdim=True) for f in features))
+    return (gaussian(either, RIM / spacing) > 0.1).float()
 
 
 def brain_box(features: Sequence[Tensor], margin: int) -> tuple[list[int], list[int]]:
@@ -131,13 +142,14 @@ def brain_box(features: Sequence[Tensor], margin: int) -> tuple[list[int], list[
 
 def cropped(mid: MidSpace, first: Sequence[int], size: Sequence[int]) -> MidSpace:
     """A box of a mid-space grid."""
-    assert mid.velocity is not None and mid.features is not None
+    assert mid.features is not None
     shift = torch.eye(4, dtype=mid.to_fixed.dtype, device=mid.to_fixed.device)
     shift[:3, 3] = shift.new_tensor(list(first))
     i, j, k = (slice(a, a + n) for a, n in zip(first, size, strict=True))
     box = (slice(None), slice(None), i, j, k)
     x, y, z = size
-    return MidSpace(mid.to_moving @ shift, mid.to_fixed @ shift, (x, y, z), mid.velocity[box],
+    return MidSpace(mid.to_moving @ shift, mid.to_fixed @ shift, (x, y, z),
+                    None if mid.velocity is None else mid.velocity[box],
                     (mid.features[0][box], mid.features[1][box]))
 
 
@@ -188,11 +200,11 @@ class Scene:
         return value, F.interpolate(direction, size=velocity.shape[2:], mode="area")
 
 
-def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
+def _ascend(scene: Scene, mid: MidSpace, iterations: int, smoothing: float,
             progress: Callable[[int], None]) -> MidSpace:
     """Ascend the similarity on one level; return the best field seen, on the grid of the mid-space."""
     assert mid.velocity is not None
-    sigma = scene.voxel * (regularization / (1 - regularization)) ** STIFFNESS
+    sigma = scene.voxel * smoothing
     velocity = best = regrid(mid.velocity, scene.field_shape)
     # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
     inner = border_window(scene.field_shape, velocity.device, round(scene.border))

@@ -7,7 +7,6 @@ field in the mid-space, and express the result between the native spaces.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,13 +15,13 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from . import images, labels, quality, refinement, spatial, transforms
+from . import images, labels, polish, quality, refinement, spatial, transforms
 from .errors import DeviceError, ImageError, UsageError
 from .geometry import Space, index_map, network_space
 from .models import Networks, normalise
 from .networks import MidSpace
+from .stages import Progress, Stages
 
-Progress = Callable[[str, float], None]
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
 EXTENTS = (192, 256)
 TAPER = 10  # voxels over which the residual field fades to zero beyond the network's field of view
@@ -91,7 +90,8 @@ class Model:
             extent: edge of the network's field of view in millimetres, 192 or 256.
             initial: (4, 4) matrix from fixed to moving world points (LPS millimetres), applied before registration.
             mid_space: apply half of ``initial`` to each image, as mri_synthmorph's ``-M``.
-            refine: iterations of instance optimisation; None takes the model's default, 0 switches it off.
+            refine: iterations of instance optimisation; None takes the model's default. With 0 the networks' word
+                stands; otherwise two scans of one head are first aligned rigidly on the images (:mod:`.polish`).
             progress: called with the name of a stage and the fraction of all work done before it.
 
         Raises:
@@ -162,49 +162,41 @@ class Model:
     @torch.inference_mode()
     def _run(self, result: Registration, stages: Stages) -> Registration:
         options, inputs = result.options, result.inputs
-        stages.start("affine transform", 0.2)
-        if options.transform in ("affine", "rigid"):
-            result.net_affine = self.networks.affine(inputs.moving, inputs.fixed, options.transform == "rigid")
-            return result.finish(stages)
-        if result.start is None:
-            try:
-                result.start = self.networks.mid_space(inputs.moving, inputs.fixed, options.transform == "joint")
-            except ValueError as error:
-                raise ImageError(f"The two images could not be aligned: {error} Check that both show a brain, or give "
-                                 "an initial transform.") from None
-        stages.start("deformable transform", 0.35)
-        velocity = self.networks.velocity(inputs.moving, inputs.fixed, result.start, options.regularization)
-        result.mid = dataclasses.replace(result.start, velocity=velocity)
         iterations = self.default_refinement if options.refine is None else options.refine
+        if result.start is None:
+            stages.start("affine transform", 0.2)
+            self._align(result, on_images=bool(iterations))
+        assert result.start is not None
+        if options.transform in ("affine", "rigid"):
+            result.net_affine = result.start.affine
+            return result.finish(stages)
+        stages.start("deformable transform", 0.35)
+        if result.one_head and iterations:  # what the networks still see between two such scans is their own error
+            velocity = torch.zeros(1, 3, *result.start.shape, device=inputs.fixed.device)
+        else:
+            velocity = self.networks.velocity(inputs.moving, inputs.fixed, result.start, options.regularization)
+        result.mid = dataclasses.replace(result.start, velocity=velocity)
         if iterations:
             stages.start("refinement", 0.5)
             result.mid, result.refined_by = refinement.refine(
                 inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
-                options.regularization, stages.inner, sampler=result.sample)
+                options.regularization, stages.inner, sampler=result.sample, one_head=result.one_head)
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
-
-class Stages:
-    """Names what is being done, with the seconds each stage took."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress = progress
-        self.seconds: dict[str, float] = {}
-        self._name, self._since, self._fraction = "", time.perf_counter(), 0.0
-
-    def start(self, name: str, fraction: float) -> None:
-        now = time.perf_counter()
-        if self._name:
-            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
-        self._name, self._since, self._fraction = name, now, fraction
-        if self.progress and name:
-            self.progress(name, fraction)
-
-    def inner(self, done: float) -> None:
-        """Progress inside the current stage, which lasts until 90 % of the whole."""
-        if self.progress:
-            self.progress(self._name, self._fraction + done * (0.9 - self._fraction))
+    def _align(self, result: Registration, on_images: bool) -> None:
+        """Find the mid-space, with a rigid motion found on the images themselves where that is better."""
+        inputs, transform = result.inputs, result.options.transform
+        try:
+            result.start = self.networks.mid_space(inputs.moving, inputs.fixed, transform)
+        except ValueError as error:
+            raise ImageError(f"The two images could not be aligned: {error} Check that both show a brain, or give "
+                             "an initial transform.") from None
+        if on_images and transform != "deform" and result.start.features is not None:
+            margin = 0.0 if transform == "rigid" else polish.MARGIN
+            better = polish.rigid_motion(result.start, mid_spacing(inputs, result.start), result.sample, margin)
+            if better is not None:
+                result.start, result.one_head = better, transform != "rigid"
 
 
 @dataclass
@@ -227,6 +219,7 @@ class Registration:
     fixed_to_moving: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     seconds: dict[str, float] = field(default_factory=dict)
+    one_head: bool = False  # both images show one head, so the affine part is a rigid motion found on the images
     refined_by: str | None = None  # similarity measure of the refinement
     notes: list[str] = field(default_factory=list)  # what had to be done otherwise than asked
 
@@ -292,7 +285,8 @@ class Registration:
         """The same registration with another lambda; reuses the affine part and the images in network space."""
         options = dataclasses.replace(self.options, regularization=regularization)
         options.check()
-        again = Registration(self.model, self.moving, self.fixed, options, self.inputs, self.start)
+        again = Registration(self.model, self.moving, self.fixed, options, self.inputs, self.start,
+                             one_head=self.one_head)
         return self.model._with_less_memory(lambda model, _: model._run(again, Stages(progress)), options)
 
     def warp(self, moving: sitk.Image | None = None, interpolation: str = "linear", fill: float = 0.0) -> sitk.Image:
@@ -315,8 +309,8 @@ class Registration:
     def provenance(self) -> dict[str, object]:
         """Model, checksum, device, options and seconds per stage, ready for JSON."""
         return {"model": self.model.name, "checksum": self.model.checksum, "device": str(self.model.device),
-                **dataclasses.asdict(self.options), "refined_by": self.refined_by, "notes": self.notes,
-                "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
+                **dataclasses.asdict(self.options), "one_head": self.one_head, "refined_by": self.refined_by,
+                "notes": self.notes, "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
 
     def measures(self, moving_labels: sitk.Image | None = None, fixed_labels: sitk.Image | None = None
                  ) -> dict[str, object]:

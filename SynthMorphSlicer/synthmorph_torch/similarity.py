@@ -1,8 +1,9 @@
 """How alike two images are, with the direction in which a displacement makes them more alike.
 
-Two measures: the squared local correlation for one contrast or its inverse, and the difference of self-similarity
-descriptors for contrasts that have no such relation. Both are symmetric in the images. Images and fields have the
-shapes of :mod:`.spatial`; all functions work on the CPU as fast as PyTorch allows for so few channels.
+For warps, the squared local correlation where one contrast resembles the other or its inverse, and the difference of
+self-similarity descriptors where it does not; for rigid motions, mutual information. All are symmetric in the images.
+Images and fields have the shapes of :mod:`.spatial`; all functions work on the CPU as fast as PyTorch allows for so
+few channels.
 """
 from __future__ import annotations
 
@@ -79,6 +80,58 @@ class SelfSimilarity:
             slope = gradient(moving[:, channel:channel + 1]) + gradient(fixed[:, channel:channel + 1])
             direction -= difference[:, channel:channel + 1] * slope
         return value, direction
+
+
+class MutualInformation:
+    """Normalised mutual information of the intensities (Studholme et al., Pattern Recognition 1999).
+
+    One relation between the contrasts holds for the whole image, whatever it is: too little for a warp, and just right
+    for a rigid motion. Intensities share their counts linearly between two bins, so the measure has a slope.
+    """
+
+    BINS = 32
+
+    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS, inside: Tensor | None = None) -> None:
+        # one value for the whole image: there is no window
+        self.inside = torch.ones_like(moving) if inside is None else inside
+        self.images = [self._in_bins(image) for image in (moving, fixed)]
+
+    def _in_bins(self, image: Tensor) -> Tensor:
+        """The image in units of bins, the darkest and brightest half per cent aside."""
+        values = image[self.inside > 0.5].sort().values
+        if not len(values):
+            return torch.zeros_like(image)
+        low, high = values[len(values) // 200], values[-1 - len(values) // 200]
+        return (image - low) * (self.BINS - 1) / (high - low).clamp(min=1e-6)
+
+    def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
+        moving, fixed = (spatial.warp(image, d) for image, d in zip(self.images, (forward, backward), strict=True))
+        value, by_moving, by_fixed = self._information(moving, fixed)
+        return value, by_moving * gradient(moving) - by_fixed * gradient(fixed)
+
+    def _information(self, moving: Tensor, fixed: Tensor) -> tuple[float, Tensor, Tensor]:
+        """The measure, at least 1, and its derivatives by both images' intensities."""
+        bins, weight = self.BINS, self.inside / self.inside.sum().clamp(min=1)
+        (i, u), (j, v) = (self._split(image) for image in (moving, fixed))
+        corners = [((i + a) * bins + j + b, (u if a else 1 - u) * (v if b else 1 - v)) for a in (0, 1) for b in (0, 1)]
+        joint = moving.new_zeros(bins * bins, dtype=torch.float64)
+        for index, share in corners:
+            joint.index_add_(0, index.flatten(), (weight * share).double().flatten())
+        joint = joint.view(bins, bins).clamp(min=1e-12)
+        rows, columns, log = joint.sum(1), joint.sum(0), joint.log()
+        both = -(joint * log).sum()
+        apart = -(rows * rows.log()).sum() - (columns * columns.log()).sum()
+        slope = (apart / both * (log + 1) - rows.log()[:, None] - columns.log() - 2) / both
+        slopes = [slope.float().flatten()[index] for index, _ in corners]
+        by_moving = (1 - v) * (slopes[2] - slopes[0]) + v * (slopes[3] - slopes[1])
+        by_fixed = (1 - u) * (slopes[1] - slopes[0]) + u * (slopes[3] - slopes[2])
+        return float(apart / both), weight * by_moving, weight * by_fixed
+
+    def _split(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The lower of the two bins that an intensity belongs to, and the share of the upper one."""
+        image = image.clamp(0, self.BINS - 1.001)
+        low = image.floor()
+        return low.long(), image - low
 
 
 MEASURES: dict[str, type[Similarity]] = {"correlation": LocalCorrelation, "self-similarity": SelfSimilarity}

@@ -141,13 +141,10 @@ class VoxelMorphNetworks:
     residual_factor: int = 1
     fades: bool = False
 
-    def affine(self, moving: Tensor, fixed: Tensor, rigid: bool) -> Tensor:
-        raise UsageError("A VoxelMorph network deforms aligned images only: choose the transform 'deform' (-m deform), "
-                         "if need be with an initial affine transform (-i).")
-
-    def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
-        if align:
-            self.affine(moving, fixed, False)
+    def mid_space(self, moving: Tensor, fixed: Tensor, transform: str) -> MidSpace:
+        if transform != "deform":
+            raise UsageError("A VoxelMorph network deforms aligned images only: choose the transform 'deform' "
+                             "(-m deform), if need be with an initial affine transform (-i).")
         double = torch.linalg.inv(spatial.pooled(2.0, moving.device))
         x, y, z = (n // 2 for n in moving.shape[2:])
         return MidSpace(double, double, (x, y, z))

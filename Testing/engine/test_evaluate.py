@@ -12,6 +12,7 @@ import torch
 from synthmorph_torch.cli import evaluate as command
 from synthmorph_torch.cli import main
 from synthmorph_torch.errors import ImageError, UsageError
+from synthmorph_torch.networks import MidSpace
 from synthmorph_torch.registration import Model
 from synthmorph_torch.training import evaluate
 
@@ -31,8 +32,9 @@ class Nothing:
 
     spacing, residual_factor, fades = 6.0, 1, True
 
-    def affine(self, moving, fixed, rigid):
-        return torch.eye(4, dtype=torch.float64)
+    def mid_space(self, moving, fixed, transform):
+        one = torch.eye(4, dtype=torch.float64)
+        return MidSpace(one, one, tuple(moving.shape[2:]))
 
 
 @pytest.fixture

@@ -124,14 +124,14 @@ def test_affine_and_rigid_matrices(load, official, name):
     data = load(f"{name}.npz")
     model = official(name)
     moving, fixed = volume(data["moving"]), volume(data["fixed"])
-    for rigid, prefix in ((False, ""), (True, "rigid_")):
-        forward = model.affine(moving, fixed, rigid)
+    for transform, prefix in (("affine", ""), ("rigid", "rigid_")):
+        forward = model.mid_space(moving, fixed, transform).affine
         agree(forward, data[f"{prefix}fw"], MATRIX)
         agree(torch.linalg.inv(forward), data[f"{prefix}bw"], MATRIX)
         # the root is taken in the centred frame; it commutes with the change of frame
         agree(spatial.sqrtm(forward), data[f"{prefix}mid_fw"], MATRIX)
         agree(spatial.sqrtm(torch.linalg.inv(forward)), data[f"{prefix}mid_bw"], MATRIX)
-    moved = spatial.resample(moving, model.affine(moving, fixed, False), fixed.shape[2:])
+    moved = spatial.resample(moving, model.mid_space(moving, fixed, "affine").affine, fixed.shape[2:])
     agree(moved, data["moved_1"], FIELD)
 
 
@@ -197,7 +197,7 @@ def test_from_velocity_to_half_grid_field(load, name):
 def test_mid_space(load, official, name):
     images, data = load(f"{name}.npz"), load(f"{name}_inter.npz")
     moving, fixed = volume(images["moving"]), volume(images["fixed"])
-    mid = official(name).mid_space(moving, fixed, align=True)
+    mid = official(name).mid_space(moving, fixed, "joint")
     agree(mid.to_moving, data["aff_1_half_to_full"], MATRIX)
     agree(mid.to_fixed, data["aff_2_half_to_full"], MATRIX)
     half = torch.diag(torch.tensor([0.5, 0.5, 0.5, 1.0], dtype=torch.float64))
@@ -207,9 +207,9 @@ def test_mid_space(load, official, name):
     agree(spatial.resample(fixed, mid.to_fixed, mid.shape), data["mov_2"], FIELD)
 
 
-def registered(model, moving, fixed, lam, align):
+def registered(model, moving, fixed, lam, transform):
     """Displacements on the full grid in both directions."""
-    mid = model.mid_space(moving, fixed, align)
+    mid = model.mid_space(moving, fixed, transform)
     velocity = model.velocity(moving, fixed, mid, lam)
     mid = networks.MidSpace(mid.to_moving, mid.to_fixed, mid.shape, velocity)
     return [full_field(mid.total_field(7, forward), moving.shape[2:]) for forward in (True, False)]
@@ -221,7 +221,7 @@ def registered(model, moving, fixed, lam, align):
 def test_dense_fields(load, official, name, kind, lam):
     data = load(f"{name}.npz")
     moving, fixed = volume(data["moving"]), volume(data["fixed"])
-    fields = registered(official(name), moving, fixed, float(lam), kind == "joint")
+    fields = registered(official(name), moving, fixed, float(lam), kind)
     for field, direction in zip(fields, ("fw", "bw"), strict=True):
         key = f"{kind}_{direction}_lam{lam}"
         if key in data:
@@ -234,8 +234,8 @@ def test_dense_fields(load, official, name, kind, lam):
 def test_separate_files_equal_the_joint_file(load, official, name):
     data = load(f"{name}.npz")
     images = volume(data["moving"]), volume(data["fixed"])
-    whole = registered(official(name), *images, 0.5, True)
-    parts = registered(official(name, f"{name}_affine.h5", f"{name}_deform.h5"), *images, 0.5, True)
+    whole = registered(official(name), *images, 0.5, "joint")
+    parts = registered(official(name, f"{name}_affine.h5", f"{name}_deform.h5"), *images, 0.5, "joint")
     assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
 
 
@@ -268,7 +268,7 @@ def test_matrices_end_to_end(scene, official, run):
     if run == "affine":
         agree(inputs[0], data["affine_input_1"], BLOCK)
         agree(inputs[1], data["affine_input_2"], BLOCK)
-    forward = official("joint_b").affine(*inputs, run == "rigid")
+    forward = official("joint_b").mid_space(*inputs, run).affine
     agree(forward, data[f"{run}_net_fw"], MATRIX)
     agree(torch.linalg.inv(forward), data[f"{run}_net_bw"], MATRIX)
     native = spatial.compose([net_to["mov"], forward, torch.linalg.inv(net_to["fix"])])
@@ -282,7 +282,7 @@ def test_fields_end_to_end(scene, official, run):
     if run == "deform_init":
         agree(inputs[0], data["deform_init_input_1"], BLOCK)
         agree(inputs[1], data["deform_init_input_2"], BLOCK)
-    forward, backward = registered(official("joint_b"), *inputs, float(data["hyper"]), run == "joint")
+    forward, backward = registered(official("joint_b"), *inputs, float(data["hyper"]), run.split("_")[0])
     from_fixed, from_moving = (torch.linalg.inv(net_to[name]) for name in ("fix", "mov"))
     native = spatial.compose([net_to["mov"], forward, from_fixed], data["fix_data"].shape)
     agree(native, data[f"{run}_native_fw"], FIELD)

@@ -41,7 +41,7 @@ data = np.load(sys.argv[4])
 moving, fixed = volume(data["moving"]), volume(data["fixed"])
 with torch.inference_mode():
     model = OfficialNetworks(None, None, network.widths, lambda _: kernels)
-    mid = model.mid_space(moving, fixed, align=False)
+    mid = model.mid_space(moving, fixed, "deform")
     velocity = model.velocity(moving, fixed, mid, 0.5)
     field = full_field(MidSpace(mid.to_moving, mid.to_fixed, mid.shape, velocity).total_field(7), fixed.shape[2:])
 np.savez(sys.argv[6], velocity=velocity, field=field)

@@ -231,7 +231,7 @@ def test_gpu_without_memory_falls_back_to_the_cpu(compact, brains, monkeypatch):
     class Full:
         spacing = compact.networks.spacing
 
-        def affine(self, *_):
+        def mid_space(self, *_):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     crowded = dataclasses.replace(compact, networks=Full(), elsewhere=lambda device: compact)
