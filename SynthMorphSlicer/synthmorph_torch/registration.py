@@ -258,27 +258,27 @@ class Registration:
     def _composites(self, affine: np.ndarray) -> tuple[float, float]:
         """Set both transforms; return the smallest Jacobian determinant of their residual fields."""
         inputs = self.inputs
-        self.fixed_to_moving, one = self._composite(inputs.residual_net, inputs.fixed_net, inputs.moving_net, affine,
-                                                    True)
-        self.moving_to_fixed, other = self._composite(inputs.opposite_net, inputs.moving_net, inputs.fixed_net,
-                                                      np.linalg.inv(affine), False)
+        self.fixed_to_moving, one = self._composite(inputs.residual_net, inputs.fixed_net, affine, True)
+        self.moving_to_fixed, other = self._composite(inputs.opposite_net, inputs.moving_net, np.linalg.inv(affine),
+                                                      False)
         return one, other
 
-    def _composite(self, grid: Space, source: Space, target: Space, affine: np.ndarray, forward: bool
+    def _composite(self, grid: Space, source: Space, affine: np.ndarray, forward: bool
                    ) -> tuple[sitk.Transform, float]:
-        """Residual field on a half-resolution grid, then the affine part (SPEC 3.3 step 4, in millimetres)."""
+        """Residual field on a coarse grid, then the affine part (SPEC 3.3 step 4, in millimetres)."""
         assert self.mid is not None
         networks, device = self.model.networks, self.inputs.fixed.device
-        lattice = grid.scaled(networks.residual_factor)
+        lattice = grid.scaled(refinement.STORED / networks.spacing if self.refined_by else networks.residual_factor)
         box = residual_box(lattice, source, self.mid, forward, whole=not networks.fades)
-        reached = self.mid.map_grid(torch.as_tensor(index_map(box, source), device=device), box.shape,
-                                    self.options.steps, forward)
-        to_world = torch.as_tensor(np.linalg.inv(affine) @ target.matrix, device=device)
-        points = spatial.affine_grid(torch.as_tensor(box.matrix, device=device), box.shape)
-        residual = (spatial.transform_points(to_world, reached) - points) * taper(box.shape, device)
+        to_source = self.mid.to_fixed if forward else self.mid.to_moving
+        to_grid = torch.linalg.inv(to_source) @ torch.as_tensor(index_map(box, source), device=device)
+        bent = self.mid.bent(spatial.affine_grid(to_grid, box.shape), self.options.steps, forward,
+                             exactly=self.refined_by is not None)
+        # in the mid-space, points move by ``bent``; the affine part that follows takes them on to the other image
+        to_world = torch.as_tensor(source.matrix, device=device) @ to_source
+        residual = spatial.linearly(to_world, bent) * taper(box.shape, device, 1 if networks.fades else TAPER)
         to_index = torch.as_tensor(np.linalg.inv(box.matrix), device=device)
-        voxels = spatial.transform_points(to_index, residual) - to_index[:3, 3].float().view(1, 3, 1, 1, 1)
-        smallest = float(spatial.jacobian_determinant(voxels).min())
+        smallest = float(spatial.jacobian_determinant(spatial.linearly(to_index, residual)).min())
         return transforms.residual_transform(residual[0].cpu().numpy(), box, affine), smallest
 
     def with_regularization(self, regularization: float, progress: Progress | None = None) -> Registration:
@@ -363,21 +363,22 @@ def residual_box(lattice: Space, source: Space, mid: MidSpace, forward: bool, wh
     low, high = np.floor(index.min(0)), np.ceil(index.max(0))
     if whole:
         low, high = np.minimum(low, 0), np.maximum(high, np.array(lattice.shape) - 1)
-    low, high = (low - TAPER).astype(int), (high + TAPER).astype(int)
+    margin = TAPER if whole else 1
+    low, high = (low - margin).astype(int), (high + margin).astype(int)
     shift = np.eye(4)
     shift[:3, 3] = low
     x, y, z = (int(n) for n in high - low + 1)
     return Space((x, y, z), lattice.matrix @ shift)
 
 
-def taper(shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """(1, 1, X, Y, Z): one inside, falling to zero over the padded outer voxels."""
+def taper(shape: tuple[int, int, int], device: torch.device, width: int) -> Tensor:
+    """(1, 1, X, Y, Z): one inside, falling to zero over the padded outer voxels, ``width`` at each end."""
     window = torch.ones(1, 1, 1, 1, 1, device=device)
     for axis, n in enumerate(shape):
         distance = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device))
         size = [1] * 5
         size[axis + 2] = n
-        window = window * (distance / TAPER).clamp(max=1.0).view(size)
+        window = window * (distance / width).clamp(max=1.0).view(size)
     return window
 
 
