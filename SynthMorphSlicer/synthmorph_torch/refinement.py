@@ -52,7 +52,7 @@ LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.4), Level(2.0, 3.0, 4.0, 2, 0.35), Level(1.5
 ONE_HEAD_LEVELS = (Level(2.0, 3.0, 4.0, 2, 0.4),)
 ONE_HEAD_STIFFNESS = 3.0
 STEP = 0.5  # largest change of the velocity per iteration, image voxels
-UPDATE_SIGMA, FIELD_SIGMA = 1.6, 0.5  # smoothing of updates and of the field at lambda 0.5, image voxels
+UPDATE_SIGMA, FIELD_SIGMA = 1.8, 0.57  # smoothing of updates and of the field at lambda 0.5, image voxels
 STIFFNESS = 0.25  # both grow with this power of lambda / (1 - lambda); more, and small lambdas smooth nothing at all
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
