@@ -50,3 +50,4 @@ class Job:
     reason: str = ""  # why this model was used
     preview: bool = False  # without the refinement that its settings ask for
     seconds: float = 0.0
+    fingerprint: str = ""  # of the transform as the worker gave it

@@ -9,7 +9,7 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from . import environment, maps, scene, segments
+from . import environment, maps, scene, segments, subject
 from .job import CLASSES, OUTPUTS, InputError, Job, Settings
 from .worker_client import WorkerClient
 
@@ -108,6 +108,12 @@ class RegistrationLogic:
                 and self._resultsOf == self.client.processID()
                 and self.job.settings.transform in ("joint", "deform")
                 and all(slicer.mrmlScene.GetNodeByID(i) for i in (self.job.fixedID, self.job.movingID)))
+
+    def holds(self, transformNode, fixedNode):
+        """True if a transform node is as the registration made it that the worker still has in memory."""
+        return (self.job is not None and self._resultsOf is not None and self._resultsOf == self.client.processID()
+                and self.job.fixedID == fixedNode.GetID() and self.job.outputs.get("transform") is transformNode
+                and subject.isSame(self.job.fingerprint, subject.fingerprint(transformNode, fixedNode)))
 
     def changeRegularization(self, regularization, preview=False, blocking=True, onProgress=None, onFinished=None,
                              onError=None):
@@ -287,6 +293,7 @@ class RegistrationLogic:
         if job.attach and "transform" in nodes:
             scene.attach(moving, nodes["transform"])
         job.outputs = nodes
+        job.fingerprint = subject.fingerprint(nodes["transform"], fixed) if "transform" in nodes else ""
         self.job, self._resultsOf = job, self.client.processID()
         return True
 

@@ -9,11 +9,14 @@ import vtk
 from slicer.i18n import tr as _
 
 from . import environment, scene
+from .examine_section import ExamineSection
 from .import_section import ImportSection
 from .job import OUTPUTS, InputError
 from .parameters import SynthMorphParameterNode
 from .review_section import ReviewSection
 from .setup_section import SetupSection
+from .subject import Subject
+from .workbench import Workbench
 
 POLL_MILLISECONDS = 50
 DOUBLE_CLICK_SECONDS = 0.4  # in which the second click on Register does not mean Cancel
@@ -54,6 +57,8 @@ class Panel(slicer.util.VTKObservationMixin):
         self.setupSection = SetupSection(self.ui, logic, self)
         self.reviewSection = ReviewSection(self.ui, logic, self)
         self.importSection = ImportSection(self.ui, logic, self)
+        self.bench = Workbench(logic)
+        self.examineSection = ExamineSection(self.ui, self.bench, self)
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
@@ -101,6 +106,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onSceneStartClose(self, caller, event):
         self.setParameterNode(None)
         self.reviewSection.forget()
+        self.examineSection.forget()
         self.logic.close()
         self.showStatus("")
 
@@ -189,6 +195,13 @@ class Panel(slicer.util.VTKObservationMixin):
         """Nodes of ``carriedLabels`` or ``carriedPoints`` that are still in the scene."""
         return [node for node in getattr(self.parameters, name) if node is not None]
 
+    def subject(self):
+        """The result that is reviewed, from the settings; None without a scene."""
+        parameters = self.parameters
+        return None if parameters is None else Subject(
+            parameters.fixedVolume, parameters.movingVolume, parameters.outputTransform,
+            tuple(self.carried("carriedLabels")), parameters.fixedLabels)
+
     def _onParametersChanged(self, caller=None, event=None):
         self._updateButtons()
         if self.parameters is None:
@@ -228,6 +241,7 @@ class Panel(slicer.util.VTKObservationMixin):
                                              _("Bring the moving volume onto the fixed one"))
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
         self.reviewSection.update(parameters)
+        self.examineSection.update(parameters)
         self.importSection.update()
 
     # Register and Cancel

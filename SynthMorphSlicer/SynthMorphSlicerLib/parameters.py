@@ -91,3 +91,10 @@ class SynthMorphParameterNode:
     attachMoving: bool = False
 
     overlayOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
+
+    reviewRegion: vtkMRMLSegmentationNode
+    reviewSegment: str = ""
+    fixedLabels: vtkMRMLSegmentationNode
+    reviewDisagreement: bool = False
+    initials: str = ""
+    signComment: str = ""

@@ -40,7 +40,10 @@ class _View:
         self._group.Initialize(self._factory, self._renderer)
         self._group.SetMRMLDisplayableNode(self._node)
 
-    def forceRender(self):
+    def forceRender(self, size=(400, 400)):
+        if self._window is None:
+            self._make(size)
+        self._prepare(self._window.GetSize())
         self._window.Render()
 
     def picture(self, size=(400, 400)):
@@ -48,7 +51,6 @@ class _View:
         if self._window is None:
             self._make(size)
         self._window.SetSize(*size)
-        self._prepare(size)
         self.forceRender()
         grab = vtk.vtkWindowToImageFilter()
         grab.SetInput(self._window)

@@ -94,7 +94,7 @@ def test_ui_hands_the_scene_to_every_selector_and_names_real_parameters():
     source = (MODULE / "SynthMorphSlicerLib/parameters.py").read_text()
     bound = {prop.findtext("string") for prop in tree.iter("property") if prop.get("name") == "SlicerParameterName"}
     members = set(re.findall(r"^    (\w+): ", source, re.MULTILINE))
-    assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device"}
+    assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device", "reviewSegment"}
     names = [widget.get("name") for widget in tree.iter("widget")]
     assert len(names) == len(set(names))
 
@@ -107,7 +107,7 @@ def test_slicer_wing_reads_on_every_supported_python(path):
 
 def test_everything_one_can_touch_has_a_tool_tip():
     kinds = ("QPushButton", "QCheckBox", "QComboBox", "QSpinBox", "ctkSliderWidget", "ctkPathLineEdit",
-             "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "QTableWidget")
+             "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "QTableWidget", "QLineEdit")
     widgets = [widget for widget in ElementTree.parse(UI).iter("widget") if widget.get("class") in kinds]
     assert len(widgets) > 30
     for widget in widgets:

@@ -109,6 +109,85 @@ def test_checkerboard_takes_squares_of_both_in_turn(panel):
         assert voxels[k, j, i] == (moved if odd else fixed)[k, j, i]
 
 
+def test_difference_is_grey_where_the_volumes_are_alike(panel):
+    import slicer
+    panel.ui.differenceButton.click()
+    assert layers("Red") == ("fixed", "SynthMorph difference")
+    voxels = slicer.util.arrayFromVolume(slicer.mrmlScene.GetFirstNodeByName("SynthMorph difference"))
+    from SynthMorphSlicerLib.review import _windowed
+    fixed, moved = (_windowed(node) for node in (panel.parameters.fixedVolume, panel.parameters.outputVolume))
+    assert np.median(np.abs(voxels - 0.5)) < 0.01
+    brighter = moved > fixed + 0.1
+    assert brighter.any() and (voxels[brighter] > 0.54).all()
+
+
+def test_curtain_moves(panel):
+    import slicer
+    from SynthMorphSlicerLib.review import _windowed
+    assert panel.ui.curtainSlider.isHidden()
+    panel.ui.curtainButton.click()
+    assert not panel.ui.curtainSlider.isHidden()
+    fixed, moved = (_windowed(node) for node in (panel.parameters.fixedVolume, panel.parameters.outputVolume))
+    for share in (0.25, 0.8):
+        panel.ui.curtainSlider.value = share
+        voxels = slicer.util.arrayFromVolume(slicer.mrmlScene.GetFirstNodeByName("SynthMorph curtain"))
+        edge = round(96 * (1 - share))  # the first axis runs from left to right, and the fixed volume is on the right
+        np.testing.assert_array_equal(voxels[..., edge + 1:], fixed[..., edge + 1:])
+        np.testing.assert_array_equal(voxels[..., :edge - 1], moved[..., :edge - 1])
+    panel.ui.overlayButton.click()
+    assert panel.ui.curtainSlider.isHidden()
+
+
+def test_edges_of_one_lie_on_the_other(panel):
+    import slicer
+    panel.ui.edgesButton.click()
+    voxels = slicer.util.arrayFromVolume(slicer.mrmlScene.GetFirstNodeByName("SynthMorph edges"))
+    drawn = voxels == 1.0
+    assert 0.01 < drawn.mean() < 0.08
+    gradient = np.linalg.norm(np.gradient(slicer.util.arrayFromVolume(panel.parameters.outputVolume)), axis=0)
+    assert gradient[drawn].mean() > 5 * gradient[~drawn].mean()
+
+
+def test_flicker_goes_by_itself_until_it_is_stopped(host, panel):
+    panel.ui.flickerButton.click()
+    seen = set()
+    host.wait(lambda: seen.add(composite("Red").GetForegroundOpacity()), 1.3)
+    assert seen == {0.0, 1.0}
+    panel.ui.flickerButton.click()
+    assert not panel.ui.flickerButton.checked and composite("Red").GetForegroundOpacity() == 0.5
+    panel.ui.flickerButton.click()
+    panel.ui.checkerboardButton.click()  # another picture ends it
+    assert not panel.ui.flickerButton.checked and composite("Red").GetForegroundOpacity() == 1.0
+
+
+def test_arrows_and_grid_take_turns(panel):
+    plain = picture()
+    panel.ui.arrowsButton.click()
+    assert panel.ui.arrowsButton.checked and not panel.ui.gridButton.checked
+    arrows = picture()
+    assert np.abs(arrows - plain).max() > 50
+    panel.ui.gridButton.click()
+    assert panel.ui.gridButton.checked and not panel.ui.arrowsButton.checked
+    assert np.abs(picture() - arrows).max() > 50
+    panel.ui.gridButton.click()
+    np.testing.assert_array_equal(picture(), plain)
+
+
+def test_keys_answer_only_while_the_module_is_open(host, module, panel):
+    import qt
+    from SynthMorphSlicerLib.shortcuts import KEYS
+    assert "(key: Shift+D)" in panel.ui.differenceButton.toolTip and len(set(KEYS.values())) == len(KEYS)
+    shortcuts = panel.reviewSection.shortcuts
+    installed = {shortcut.key.toString(): shortcut for shortcut in shortcuts._installed}
+    assert set(installed) == set(KEYS.values())
+    installed["Shift+D"].activated.emit()
+    assert layers("Red")[1] == "SynthMorph difference"
+    module.widgetRepresentation().exit()
+    assert not shortcuts._installed and not installed["Shift+D"].enabled
+    module.widgetRepresentation().enter()
+    assert len(shortcuts._installed) == len(KEYS) and qt.QShortcut is not None
+
+
 def test_side_by_side_keeps_place_and_zoom_and_moves_together(host, panel):
     import slicer
     manager = slicer.app.layoutManager()

@@ -1,0 +1,161 @@
+"""Measures, verdict, places to go to, signature and report of a real registration, by clicks."""
+
+import csv
+
+import numpy as np
+import pytest
+from workplace import error, finished, needsTorch
+
+pytestmark = needsTorch
+
+
+@pytest.fixture(scope="module")
+def registered(host, module):
+    """Made-up heads with a segment on each side, registered once."""
+    import slicer
+    from SynthMorphSlicerLib.selftest import headVolume
+    slicer.mrmlScene.Clear(0)
+    widget = module.widgetRepresentation()
+    widget.enter()
+    panel = widget.self().panel
+    fixed, moving = headVolume("fixed"), headVolume("moving", (8.0, -5.0, 4.0))
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    panel.ui.modelComboBox.currentIndex = panel.ui.modelComboBox.findText("Compact (comes with this extension)")
+    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
+    panel.ui.transformTypeComboBox.currentIndex = panel.ui.transformTypeComboBox.findText("Affine only")
+    panel.ui.carriedLabelsSelector.check(ventricles(moving, "of moving"))
+    panel.ui.fixedLabelsSelector.setCurrentNode(ventricles(fixed, "of fixed"))
+    assert not panel.ui.examineButton.enabled and "transform" in panel.ui.examineButton.toolTip
+    panel.ui.applyButton.click()
+    finished(host, panel)
+    assert not error(panel)
+    yield panel
+    panel.logic.cancel()
+    slicer.mrmlScene.Clear(0)
+    widget.exit()
+
+
+@pytest.fixture
+def examined(host, registered):
+    if not registered.bench.isCurrent(registered.subject()):
+        registered.ui.examineButton.click()
+        finished(host, registered)
+        assert not error(registered)
+    return registered
+
+
+def ventricles(volume, name):
+    """A segmentation of a made-up head's ventricles, and an empty segment."""
+    import slicer
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    identifier = node.GetSegmentation().AddEmptySegment("v", "Ventricles", [0.1, 0.5, 1.0])
+    node.GetSegmentation().AddEmptySegment("none", "Nothing", [1, 0, 0])
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        (slicer.util.arrayFromVolume(volume) == 20).astype(np.uint8), node, identifier, volume)
+    return node
+
+
+def cells(table):
+    return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
+
+
+def test_table_has_values_units_tolerances_and_colours(examined):
+    table = examined.ui.examineTable
+    rows = {row[0]: row for row in cells(table)}
+    assert rows["Folding"][1:4] == ["0", "%", "ok"] and rows["Folding"][4].startswith("≤ 0")
+    assert rows["Inverse consistency, 95th percentile"][3] == "ok"  # known, for the worker still has both directions
+    assert float(rows["Ventricles: Dice"][1]) > float(rows["Mean Dice, before"][1]) > 0
+    assert float(rows["Mutual information (normalised), after"][1]) > float(
+        rows["Mutual information (normalised), before"][1])
+    names = [row[0] for row in cells(table)]
+    color = table.item(names.index("Folding"), 3).background().color().name()
+    assert color == "#1b7f4b"
+    assert "TG-132" in table.item(names.index("Folding"), 0).toolTip()
+    assert any(word in examined.ui.verdictLabel.text for word in ("Good.", "Look closely.", "Failed."))
+
+
+def test_table_is_copied_and_saved(examined, tmp_path, monkeypatch):
+    import qt
+    import slicer
+    examined.ui.copyExaminedButton.click()
+    copied = [line.split("\t") for line in slicer.app.clipboard().text().splitlines()]
+    assert copied[0] == ["Measure", "Value", "Unit", "Verdict", "Tolerance"] and copied[1:] == cells(
+        examined.ui.examineTable)
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "m.csv"))
+    examined.ui.saveExaminedButton.click()
+    with open(tmp_path / "m.csv", newline="", encoding="utf-8-sig") as file:
+        assert list(csv.reader(file)) == copied
+
+
+def test_a_click_goes_there(examined):
+    import slicer
+    ui, spots = examined.ui, examined.bench.found["hot_spots"]
+    assert len(spots) >= 2 and ui.spotsTable.rowCount == len(spots)
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode()
+    ui.nextSpotButton.click()
+    assert red.GetSliceOffset() == pytest.approx(spots[0]["ras"][2], abs=0.01)
+    ui.spotsTable.cellClicked.emit(1, 0)
+    assert red.GetSliceOffset() == pytest.approx(spots[1]["ras"][2], abs=0.01)
+    yellow = slicer.app.layoutManager().sliceWidget("Yellow").mrmlSliceNode()
+    assert yellow.GetSliceToRAS().GetElement(0, 3) == pytest.approx(spots[1]["ras"][0], abs=0.01)
+    ui.previousSpotButton.click()
+    ui.previousSpotButton.click()
+    assert red.GetSliceOffset() == pytest.approx(spots[-1]["ras"][2], abs=0.01)
+
+
+def test_signature_needs_initials_and_knows_its_result(examined):
+    from SynthMorphSlicerLib import scene, signing
+    ui, transform = examined.ui, examined.parameters.outputTransform
+    ui.initialsLineEdit.text = ""
+    ui.acceptButton.click()
+    assert "initials" in error(examined) and not signing.signatures(transform)
+    ui.initialsLineEdit.text = "AB"
+    ui.commentLineEdit.text = 'fine; "but": look'
+    ui.acceptButton.click()
+    assert ui.signatureLabel.text.startswith("Accepted by AB") and ui.signatureLabel.text.endswith('"but": look')
+    assert ui.commentLineEdit.text == ""
+    assert examined.bench.isCurrent(examined.subject())
+    before = transform.GetTransformFromParent()
+    other = np.eye(4)
+    other[0, 3] = 1.0
+    scene.setTransform(transform, scene.vtkTransform({"affine": other, "field": None}))
+    examined._updateButtons()
+    assert "has changed since" in ui.signatureLabel.text and not ui.reportButton.enabled
+    assert ui.examineTable.isHidden()
+    scene.setTransform(transform, before)
+    examined._updateButtons()
+    assert "has changed" not in ui.signatureLabel.text and ui.reportButton.enabled
+
+
+def test_report_shows_the_views_as_seen(host, examined, tmp_path, monkeypatch):
+    import qt
+    examined.ui.overlayButton.click()
+    examined.ui.initialsLineEdit.text = "CD"
+    examined.ui.rejectButton.click()
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "page"))
+    examined.ui.reportButton.click()
+    finished(host, examined)
+    assert not error(examined) and "page.html, page.csv" in examined.ui.statusLabel.text
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") > 3 and "Axial, " in page and "rejected by CD" in page
+    assert "not for clinical use" in page and "Ventricles" in page and "moving on fixed" in page
+    assert "rejected" in (tmp_path / "page.csv").read_text(encoding="utf-8")
+
+
+def test_inside_a_segment(host, examined):
+    ui = examined.ui
+    whole = {row[0]: row[1] for row in cells(ui.examineTable)}
+    ui.regionSelector.setCurrentNode(examined.parameters.fixedLabels)
+    assert ui.regionSegmentComboBox.currentText == "Ventricles" and examined.parameters.reviewSegment == "v"
+    ui.examineButton.click()
+    finished(host, examined)
+    inside = {row[0]: row[1] for row in cells(ui.examineTable)}
+    assert inside["Mutual information (normalised), after"] != whole["Mutual information (normalised), after"]
+    assert "Ventricles" in ui.statusLabel.text
+    ui.regionSegmentComboBox.currentIndex = 1
+    ui.examineButton.click()
+    assert "no voxel" in error(examined) and not examined.logic.isBusy()
+    ui.regionSelector.setCurrentNode(None)
