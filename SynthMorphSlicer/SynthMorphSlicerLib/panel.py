@@ -12,6 +12,7 @@ from . import environment, scene
 from .examine_section import ExamineSection
 from .import_section import ImportSection
 from .job import OUTPUTS, InputError
+from .landmark_section import LandmarkSection
 from .parameters import SynthMorphParameterNode
 from .review_section import ReviewSection
 from .setup_section import SetupSection
@@ -59,6 +60,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.importSection = ImportSection(self.ui, logic, self)
         self.bench = Workbench(logic)
         self.examineSection = ExamineSection(self.ui, self.bench, self)
+        self.landmarkSection = LandmarkSection(self.ui, self.bench, self)
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
@@ -107,6 +109,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.setParameterNode(None)
         self.reviewSection.forget()
         self.examineSection.forget()
+        self.landmarkSection.forget()
         self.logic.close()
         self.showStatus("")
 
@@ -200,7 +203,8 @@ class Panel(slicer.util.VTKObservationMixin):
         parameters = self.parameters
         return None if parameters is None else Subject(
             parameters.fixedVolume, parameters.movingVolume, parameters.outputTransform,
-            tuple(self.carried("carriedLabels")), parameters.fixedLabels)
+            tuple(self.carried("carriedLabels")), parameters.fixedLabels,
+            parameters.fixedLandmarks, parameters.movingLandmarks)
 
     def _onParametersChanged(self, caller=None, event=None):
         self._updateButtons()
@@ -242,6 +246,7 @@ class Panel(slicer.util.VTKObservationMixin):
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
         self.reviewSection.update(parameters)
         self.examineSection.update(parameters)
+        self.landmarkSection.update(parameters)
         self.importSection.update()
 
     # Register and Cancel

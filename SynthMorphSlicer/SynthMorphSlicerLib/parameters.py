@@ -4,6 +4,7 @@ import enum
 from typing import Annotated
 
 from slicer import (
+    vtkMRMLMarkupsFiducialNode,
     vtkMRMLNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
@@ -98,3 +99,6 @@ class SynthMorphParameterNode:
     reviewDisagreement: bool = False
     initials: str = ""
     signComment: str = ""
+    fixedLandmarks: vtkMRMLMarkupsFiducialNode
+    movingLandmarks: vtkMRMLMarkupsFiducialNode
+    correctionRadius: Annotated[int, WithinRange(10, 100)] = 40

@@ -75,7 +75,7 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             "sideBySide": noPair or ("" if slicer.app.layoutManager() else _("There are no views to arrange")),
             "grid": noTransform, "arrows": noTransform, "magnitude": noTransform,
             "jacobian": "" if both and parameters.outputJacobian else registered.format(output=_("a Jacobian map")),
-            "measures": "" if measures.areThere(self._outputs()) else _("Register first"),
+            "measures": "" if measures.areThere(self.outputs()) else _("Register first"),
             "copyMeasures": "", "saveMeasures": ""}
         for name, why in missing.items():
             self._button(name).enabled = not why
@@ -143,7 +143,7 @@ class ReviewSection(slicer.util.VTKObservationMixin):
     def _button(self, name):
         return getattr(self.ui, f"{name}Button")
 
-    def _outputs(self):
+    def outputs(self):
         """Output nodes by name, whether from this session or from a scene that was opened."""
         if self.parameters is None:
             return {}
@@ -240,14 +240,14 @@ class ReviewSection(slicer.util.VTKObservationMixin):
     # Measures
 
     def _rows(self):
-        return measures.measuresOf(self._outputs(), self.panel.carried("carriedLabels"))
+        return measures.measuresOf(self.outputs(), self.panel.carried("carriedLabels"))
 
     def onMeasures(self, checked):
         """Show the measures below the button, and keep them in a table node of the scene."""
         self.ui.measuresButton.checked = checked
         self._fillTable(self._rows() if checked else [])
         if checked:
-            measures.table(self._outputs(), self.panel.carried("carriedLabels"))
+            measures.table(self.outputs(), self.panel.carried("carriedLabels"))
 
     def _fillTable(self, rows):
         self.ui.measuresButton.checked = bool(rows)

@@ -28,6 +28,7 @@ class Workbench:
         self.foundKey = ""
         self._asked = None  # what the last finding was asked with, for the report
         self._undo = None
+        self._layers = []
 
     def examine(self, what, region=None, segmentID="", disagreement=False, blocking=True, onProgress=None,
                 onFinished=None, onError=None):

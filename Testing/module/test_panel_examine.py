@@ -159,3 +159,34 @@ def test_inside_a_segment(host, examined):
     ui.examineButton.click()
     assert "no voxel" in error(examined) and not examined.logic.isBusy()
     ui.regionSelector.setCurrentNode(None)
+
+
+def test_landmarks_are_measured_live_and_correct_the_result(host, examined):
+    import slicer
+    import vtk
+    ui, transform = examined.ui, examined.parameters.outputTransform
+    lists = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in ("fixed", "moving")]
+    ui.fixedLandmarksSelector.setCurrentNode(lists[0])
+    ui.movingLandmarksSelector.setCurrentNode(lists[1])
+    assert not ui.correctButton.enabled and "at least one pair" in ui.landmarksLabel.text
+    point = (35.0, 20.0, 0.0)
+    there = np.array(transform.GetTransformFromParent().TransformPoint(point))
+    lists[0].AddControlPoint(vtk.vtkVector3d(*point), "spot")
+    assert "needs its partner" in ui.landmarksLabel.text and not ui.correctButton.enabled
+    lists[1].AddControlPoint(vtk.vtkVector3d(*(there + [0.0, 3.0, 0.0])))
+    assert cells(ui.landmarksTable) == [["spot", "3.00"]]
+    lists[1].SetNthControlPointPosition(0, *(there + [0.0, 6.0, 0.0]))
+    assert cells(ui.landmarksTable) == [["spot", "6.00"]]
+    moved = slicer.util.arrayFromVolume(examined.parameters.outputVolume).copy()
+    far = transform.GetTransformFromParent().TransformPoint(-50.0, -60.0, 0.0)
+    ui.correctButton.click()
+    finished(host, examined)
+    assert not error(examined) and "6.00 mm before" in ui.statusLabel.text
+    assert float(cells(ui.landmarksTable)[0][1]) < 0.5 and "Corrected by 1 landmarks" in ui.landmarksLabel.text
+    now = transform.GetTransformFromParent()
+    np.testing.assert_allclose(now.TransformPoint(-50.0, -60.0, 0.0), far, atol=0.01)
+    assert np.abs(slicer.util.arrayFromVolume(examined.parameters.outputVolume) - moved).max() > 20
+    ui.undoCorrectionButton.click()
+    assert cells(ui.landmarksTable) == [["spot", "6.00"]] and not ui.undoCorrectionButton.enabled
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(examined.parameters.outputVolume), moved)
+    assert "Corrected" not in ui.landmarksLabel.text
