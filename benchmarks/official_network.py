@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "SynthMorphSlicer"), str(ROOT / "benchmarks")]
 
+from peers.machine import processor  # noqa: E402
+
 REFERENCE = {192: (178, 10.6), 256: (404, 15.3)}  # CPU-seconds and GiB of TensorFlow 2.15
 
 
@@ -96,12 +98,7 @@ def table(results: list[dict[str, float]]) -> str:
 def machine(threads: float) -> str:
     import torch
 
-    model = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        names = [line.partition(":")[2].strip() for line in cpu_info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{model}, {threads:.0f} threads, PyTorch {torch.__version__}, Python {platform.python_version()}."
+    return f"{processor()}, {threads:.0f} threads, PyTorch {torch.__version__}, Python {platform.python_version()}."
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ import SimpleITK as sitk
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "SynthMorphSlicer"), str(ROOT / "benchmarks")]
 
+from peers.machine import processor  # noqa: E402
+
 DATA = Path(os.environ.get("SYNTHMORPH_DATA") or ROOT.parent / "shared" / "data")
 IMAGES = {
     **{f"malf{n}": f"malf/{n}_t1" for n in (1000, 1001, 1113, 1122)}, "oasis": "oasis/oasis_test_t1",
@@ -164,12 +166,7 @@ def machine() -> str:
     from synthmorph_torch import __version__
     from synthmorph_torch.weights import find_weights
 
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
     weights = find_weights("joint", None, "compact").checksum
-    return (f"{cpu}, one thread; SynthMorphSlicer {__version__}, compact model {weights[:12]}, PyTorch "
+    return (f"{processor()}, one thread; SynthMorphSlicer {__version__}, compact model {weights[:12]}, PyTorch "
             f"{torch.__version__}, SimpleITK {sitk.Version_VersionString()}, numpy {np.__version__}, Python "
             f"{platform.python_version()}; {time.strftime('%Y-%m-%d')}.")

@@ -91,6 +91,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place, and that of a folder there, when the block ends well.
+
+    Raises:
+        SynthMorphError: the folder could not be written; nothing half-written stays behind.
+    """
+    folder = Path(path)
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".synthmorph-", dir=folder.resolve().parent))
+    except OSError as error:
+        raise SynthMorphError(f"'{folder}' could not be written ({error.strerror}): check the permissions of the "
+                              "folder around it.") from error
+    try:
+        yield staging
+        os.chmod(staging, 0o755)  # temporary folders are private
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        os.replace(staging, folder)
+    except OSError as error:
+        raise SynthMorphError(f"'{folder}' could not be written ({error.strerror}): check the free space and the "
+                              "permissions.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def _unwritable(path: str | Path, error: Exception) -> SynthMorphError:
     reason = getattr(error, "strerror", None) or "the disk may be full"
     return SynthMorphError(f"'{path}' could not be written ({reason.lower()}): check the free space and the "

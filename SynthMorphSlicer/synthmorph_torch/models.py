@@ -240,13 +240,6 @@ def upsampled(field: Tensor) -> Tensor:
     return F.interpolate(field, scale_factor=2.0, mode="trilinear") * 2
 
 
-def pooled(factor: float, device: torch.device | str = "cpu") -> Tensor:
-    """(4, 4) matrix from indices of a grid to those of one with ``factor`` times larger voxels and the same corner."""
-    matrix = torch.diag(torch.tensor([1 / factor] * 3 + [1.0], dtype=torch.float64, device=device))
-    matrix[:3, 3] = (1 / factor - 1) / 2
-    return matrix
-
-
 def centring(shape: Sequence[int], like: Tensor) -> Tensor:
     """(4, 4) matrix from voxels relative to the image centre to zero-based indices."""
     return translation((like.new_tensor(list(shape)) - 1) / 2)

@@ -50,6 +50,7 @@ class Level:
 LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.4), Level(2.0, 3.0, 4.0, 2, 0.35), Level(1.5, None, 2.0, 1, 0.25))
 STEP = 0.5  # largest change of the velocity per iteration, image voxels
 UPDATE_SIGMA, FIELD_SIGMA = 1.6, 0.5  # smoothing of updates and of the field at lambda 0.5, image voxels
+STIFFNESS = 0.25  # both grow with this power of lambda / (1 - lambda); more, and small lambdas smooth nothing at all
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
 
@@ -144,8 +145,7 @@ def denser(mid: MidSpace, factor: float) -> MidSpace:
     """The same box with ``factor`` times as many voxels along each axis; feature maps are left behind."""
     assert mid.velocity is not None
     x, y, z = (round(n * factor) for n in mid.shape)
-    scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / x] * 3 + [1.0]))
-    scale[:3, 3] = (scale[0, 0] - 1) / 2  # grids share their corner, as F.interpolate has it
+    scale = spatial.pooled(x / mid.shape[0], mid.to_fixed.device)
     return MidSpace(mid.to_moving @ scale, mid.to_fixed @ scale, (x, y, z), regrid(mid.velocity, (x, y, z)))
 
 
@@ -162,8 +162,7 @@ class Scene:
         self.field_shape = [round(n * spacing / max(field_voxel, spacing)) for n in mid.shape]
         self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
         self.border = BORDER / max(field_voxel, spacing)
-        scale = torch.diag(mid.to_fixed.new_tensor([mid.shape[0] / self.shape[0]] * 3 + [1.0]))
-        scale[:3, 3] = (scale[0, 0] - 1) / 2  # all grids share their corner, as F.interpolate has it
+        scale = spatial.pooled(self.shape[0] / mid.shape[0], mid.to_fixed.device)
         self.images: list[Tensor] = []
         for k, (image, matrix) in enumerate(((moving, mid.to_moving), (fixed, mid.to_fixed))):
             finer = float(torch.linalg.det((matrix @ scale)[:3, :3]).abs()) < 0.9
@@ -193,7 +192,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
             progress: Callable[[int], None]) -> MidSpace:
     """Ascend the similarity on one level; return the best field seen, on the grid of the mid-space."""
     assert mid.velocity is not None
-    sigma = scene.voxel * (regularization / (1 - regularization)) ** 0.5
+    sigma = scene.voxel * (regularization / (1 - regularization)) ** STIFFNESS
     velocity = best = regrid(mid.velocity, scene.field_shape)
     # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
     inner = border_window(scene.field_shape, velocity.device, round(scene.border))
@@ -214,16 +213,19 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, regularization: float,
 
 
 def unfolded(mid: MidSpace) -> MidSpace:
-    """The same mid-space with its velocity smoothed until the Jacobian determinant stays clear of zero.
+    """The same mid-space, its velocity smoothed where the Jacobian determinant comes close to zero, until none does.
 
-    In theory the flow of any smooth velocity is invertible; on a grid a steep one can fold all the same.
+    In theory the flow of any smooth velocity is invertible; on a grid a steep one can fold all the same. Smoothing all
+    of it would take more from a detailed warp than from a smooth one.
     """
-    for _ in range(20):
+    for _ in range(30):
         assert mid.velocity is not None
         both = spatial.integrate(torch.cat([mid.velocity, -mid.velocity]))
-        if float(spatial.jacobian_determinant(both).min()) >= SAFE_DETERMINANT:
+        unsafe = spatial.jacobian_determinant(both).amin(0) < SAFE_DETERMINANT
+        if not unsafe.any():
             break
-        mid = smoother(mid)
+        around = gaussian(F.max_pool3d(unsafe[None, None].float(), 9, 1, 4), 2.0)
+        mid = dataclasses.replace(mid, velocity=torch.lerp(mid.velocity, gaussian(mid.velocity, 1.0), around))
     return mid
 
 

@@ -166,6 +166,13 @@ def _compose_pair(left: Tensor, right: Tensor, shape: Shape | None) -> Tensor:
     return right + warp(left, right)
 
 
+def pooled(factor: float, device: torch.device | str = "cpu") -> Tensor:
+    """(4, 4) matrix from indices of a grid to those of one with ``factor`` times larger voxels and the same corner."""
+    matrix = torch.diag(torch.tensor([1 / factor] * 3 + [1.0], dtype=torch.float64, device=device))
+    matrix[:3, 3] = (1 / factor - 1) / 2
+    return matrix
+
+
 def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
     """Apply a (4, 4) or (3, 4) matrix to points of shape (N, 3, ...)."""
     matrix = matrix.to(points)

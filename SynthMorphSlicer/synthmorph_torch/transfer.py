@@ -2,10 +2,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +15,7 @@ import SimpleITK as sitk
 from . import fusion, images, transforms, volumes
 from .atlas import Atlas, Fault, Structure, write_ctbl
 from .errors import ImageError, SynthMorphError, UsageError
-from .files import write_text
+from .files import replacing_folder, write_text
 from .geometry import Space
 from .labels import warp_labels
 from .quality import json_ready
@@ -202,22 +199,8 @@ def write_transfer(result: Transfer, folder: str | Path, overwrite: bool = False
         The files of the first level.
     """
     folder = check_transfer_folder(folder, overwrite)
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=".synthmorph-", dir=folder.resolve().parent))
-    except OSError as error:
-        raise SynthMorphError(f"'{folder}' could not be written ({error.strerror}): check the permissions of the "
-                              "folder around it.") from error
-    try:
+    with replacing_folder(folder) as staging:
         names = _fill(result, staging)
-        os.chmod(staging, 0o755)  # temporary folders are private
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        os.replace(staging, folder)
-    except OSError as error:
-        raise SynthMorphError(f"'{folder}' could not be written ({error.strerror}): check the free space and the "
-                              "permissions.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return [folder / name for name in names]
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from . import spatial
 from .errors import ImageError, UsageError, WeightsError
-from .models import pooled
 from .networks import LEAK, Kernels, MidSpace, Widths, symmetric_velocity
 from .weights import open_arrays
 from .weights.loading import to_kernel
@@ -149,7 +148,7 @@ class VoxelMorphNetworks:
     def mid_space(self, moving: Tensor, fixed: Tensor, align: bool) -> MidSpace:
         if align:
             self.affine(moving, fixed, False)
-        double = torch.linalg.inv(pooled(2.0, moving.device))
+        double = torch.linalg.inv(spatial.pooled(2.0, moving.device))
         x, y, z = (n // 2 for n in moving.shape[2:])
         return MidSpace(double, double, (x, y, z))
 

@@ -57,6 +57,7 @@ def test_help_needs_no_torch():
 
 @pytest.mark.parametrize(("arguments", "command", "rest"), [
     (["register", "a", "b"], "register", ["a", "b"]), (["r", "a", "b"], "register", ["a", "b"]),
+    (["rev", "folder"], "review", ["folder"]),
     (["app", "t"], "apply", ["t"]), (["w"], "weights", []), (["eval", "d"], "evaluate", ["d"]),
     (["moving.nii", "fixed.nii"], "register", ["moving.nii", "fixed.nii"]),
     (["-m", "affine", "a", "b"], "register", ["-m", "affine", "a", "b"]),
@@ -116,12 +117,13 @@ def test_unknown_command():
     (["evaluate", "--data", "d", "--label-table", "t.csv"], "belong together"),
     (["evaluate", "--data", "d", "-M"], "leave it out"),
     (["evaluate"], "--data is missing"),
-    (["train", "everything", "--out", "out"], "detector, deformable"),
+    (["train", "everything", "--out", "out"], "detector, segmenter, deformable"),
     (["train", "detector", "--data", "maps", "--out", "out", "--minutes", "-1"], "above 0"),
     (["train", "detector", "--data", "maps"], "--out is missing"),
     (["train", "detector", "--out", "out"], "needs --data"),
     (["train", "detector", "--data", "maps", "--out", "out", "--detector", "d"], "leave out --detector"),
-    (["train", "deformable", "--data", "maps", "--out", "out"], "needs a trained detector"),
+    (["train", "segmenter", "--data", "maps", "--out", "out"], "needs a trained detector"),
+    (["train", "deformable", "--data", "maps", "--out", "out"], "needs a trained segmenter"),
     (["train", "voxelmorph", "--data", "scans", "--out", "out", "--validation", "1"], "--validation 2"),
     (["train", "detector", "--data", "maps", "--out", "out", "--synthesize"], "leave them out"),
     (["train", "export", "--data", "maps", "--out", "x.safetensors"], "--voxelmorph DIR"),

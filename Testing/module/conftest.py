@@ -75,11 +75,8 @@ def panel(host, module, monkeypatch):
 @pytest.fixture
 def ready(panel):
     """Two volumes chosen, the fast settings set, everything by the widgets."""
-    from workplace import twoHeads
+    from workplace import chooseVolumes, twoHeads
     fixed, moving = twoHeads()
-    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
-    panel.ui.movingVolumeSelector.setCurrentNode(moving)
-    panel.ui.modelComboBox.currentIndex = panel.ui.modelComboBox.findText("Compact (comes with this extension)")
-    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
+    chooseVolumes(panel, fixed, moving)
     panel.ui.refinementSpinBox.value = 0
     return panel

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from workplace import finished, needsTorch, outputNodes
+from workplace import chooseVolumes, finished, needsTorch, outputNodes
 
 pytestmark = needsTorch
 SIZE = (200, 200)
@@ -21,10 +21,7 @@ def registered(host, module):
     panel = widget.self().panel
     fixed, moving = headVolume("fixed"), headVolume("moving", (8.0, -5.0, 4.0))
     slicer.util.setSliceViewerLayers(background=fixed, fit=True)
-    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
-    panel.ui.movingVolumeSelector.setCurrentNode(moving)
-    panel.ui.modelComboBox.currentIndex = panel.ui.modelComboBox.findText("Compact (comes with this extension)")
-    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
+    chooseVolumes(panel, fixed, moving)
     panel.ui.transformTypeComboBox.currentIndex = panel.ui.transformTypeComboBox.findText("Affine only")
     panel.ui.makeJacobianCheckBox.checked = True
     panel.ui.applyButton.click()

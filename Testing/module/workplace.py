@@ -38,6 +38,14 @@ def twoHeads():
             loadVolume(DATA / "malf" / "1000_t1.nii.gz", "malf1000"))
 
 
+def chooseVolumes(panel, fixed, moving):
+    """What to register, with the compact model on the CPU, by the widgets."""
+    panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
+    panel.ui.movingVolumeSelector.setCurrentNode(moving)
+    panel.ui.modelComboBox.currentIndex = panel.ui.modelComboBox.findText("Compact (comes with this extension)")
+    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
+
+
 def strangeWorker(fault):
     """Command line of the worker with a fault put in."""
     return [PYTHON, "-u", str(STRANGE_WORKER), fault]

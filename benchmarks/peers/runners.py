@@ -181,7 +181,8 @@ def main() -> None:
         return
     for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)
-    moving, fixed, out = options.paths
+    moving, fixed, out = (path.resolve() for path in options.paths)
+    os.chdir(out)  # some peers leave files where they are
     run(moving, fixed, out, options.threads, **settings)
 
 

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..outputs import check_folder
-from .computing import add_computing_options, add_registration_options, check_computing, prepare
+from .computing import (
+    add_computing_options,
+    add_registration_options,
+    check_computing,
+    prepare,
+    registration_settings,
+)
 from .parser import PROGRAM, Parser
 from .progress import ProgressBar
 
@@ -53,8 +59,7 @@ def run(options: argparse.Namespace) -> int:
     batch.check_extensions(jobs, options.transform)
     if options.mid_space and not all(job.init for job in jobs):
         raise UsageError("-M shares an initial transform between the images: fill in the column init of every row.")
-    settings = {"transform": options.transform, "regularization": options.regularization, "steps": options.steps,
-                "extent": options.extent, "mid_space": options.mid_space, "refine": options.refine}
+    settings = {**registration_settings(options), "mid_space": options.mid_space}
     with ProgressBar("batch") as bar:
         def report(finished: batch.Finished) -> None:
             seconds = f" in {finished.seconds:.1f} s" if finished.status != "skipped" else ""

@@ -56,7 +56,8 @@ COMMANDS = {
 def split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The command's full name and its arguments; ``register`` if none is given.
 
-    A command may be abbreviated. A file of that very name takes precedence over an abbreviation.
+    A command may be abbreviated; where that fits several, ``register`` comes first. A file of that very name takes
+    precedence over an abbreviation.
 
     Raises:
         UsageError: the first word is neither a command nor an image.
@@ -67,8 +68,8 @@ def split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
     if word.startswith("-") or Path(word).exists() or any(c in word for c in "./\\"):
         return "register", list(arguments)
     matches = [name for name in COMMANDS if name.startswith(word)]
-    if len(matches) == 1:
-        return matches[0], rest
+    if len(matches) == 1 or "register" in matches:
+        return matches[0], rest  # register is the first of all commands
     raise UsageError(f"'{word}' is neither a command nor an image: the commands are {', '.join(COMMANDS)}; "
                      f"'{PROGRAM} -h' explains them.")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .parser import Parser, add_threads, add_verbose, device, extent, one_of, open_interval, whole_number
@@ -33,6 +33,11 @@ def add_registration_options(parser: Parser) -> None:
     group.add_argument("--refine", metavar="N", type=whole_number(0, 50), default=None,
                        help="iterations of instance optimisation after the network; 0 switches it off (default: what "
                             "the model recommends)")
+
+
+def registration_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What these options say, as arguments of :meth:`Model.register`; ``mid_space`` depends on the command."""
+    return {name: getattr(options, name) for name in ("transform", "regularization", "steps", "extent", "refine")}
 
 
 def add_computing_options(parser: Parser) -> None:

@@ -11,7 +11,13 @@ from typing import Any
 from ..errors import UsageError
 from ..files import write_text
 from ..outputs import check_folder
-from .computing import add_computing_options, add_registration_options, check_computing, prepare
+from .computing import (
+    add_computing_options,
+    add_registration_options,
+    check_computing,
+    prepare,
+    registration_settings,
+)
 from .parser import PROGRAM, Parser, number
 from .progress import ProgressBar
 
@@ -59,8 +65,7 @@ def run(options: argparse.Namespace) -> int:
     structures = evaluate.Structures.read(options.label_table, options.scheme) if options.label_table else None
     model = prepare(options, options.transform)
     print(model.reason)
-    settings = {"transform": options.transform, "regularization": options.regularization, "steps": options.steps,
-                "extent": options.extent, "refine": options.refine}
+    settings = registration_settings(options)
     total, done = len(people) * (len(people) - 1), 0
     with ProgressBar("evaluating") as bar:
         def report(line: str) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..outputs import Outputs
-from .computing import add_computing_options, add_registration_options, check_computing, prepare
+from .computing import (
+    add_computing_options,
+    add_registration_options,
+    check_computing,
+    prepare,
+    registration_settings,
+)
 from .parser import Parser
 from .progress import ProgressBar
 
@@ -98,9 +104,8 @@ def run(options: argparse.Namespace) -> int:
         initial = None if options.initial is None else read_initial(options.initial)
         bar("loading the model", 0.02)
         model = prepare(options, options.transform)
-        result = model.register(moving, fixed, transform=options.transform, regularization=options.regularization,
-                                steps=options.steps, extent=options.extent, initial=initial,
-                                mid_space=options.mid_space, refine=options.refine,
+        result = model.register(moving, fixed, **registration_settings(options), initial=initial,
+                                mid_space=options.mid_space,
                                 progress=lambda stage, done: bar(stage, 0.05 + 0.75 * done))
         written = outputs.write(result, labels, lambda stage, done: bar(stage, 0.8 + 0.2 * done))
     for line in (model.reason, *result.notes):

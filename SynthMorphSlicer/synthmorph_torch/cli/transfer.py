@@ -10,7 +10,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .computing import add_computing_options, add_registration_options, check_computing, prepare
+from .computing import (
+    add_computing_options,
+    add_registration_options,
+    check_computing,
+    prepare,
+    registration_settings,
+)
 from .parser import PROGRAM, Parser, one_of
 from .progress import ProgressBar
 
@@ -64,8 +70,7 @@ def run(options: argparse.Namespace) -> int:
     patient = images.check_image(images.read_image(options.patient), f"'{options.patient}'")
     atlases = load(options.atlas)
     transfer.common_structures(atlases)
-    settings = {"transform": options.transform, "regularization": options.regularization, "steps": options.steps,
-                "extent": options.extent, "refine": options.refine}
+    settings = registration_settings(options)
     with ProgressBar("transfer") as bar, stopping() as stopped:
         bar("loading the model", 0.0)
         model = prepare(options, options.transform)

@@ -15,9 +15,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,22 +80,8 @@ def write_result(result: Registration, folder: str | Path, **extra: Any) -> Path
 def write_case(case: Case, folder: str | Path) -> Path:
     """Write any case as a result folder; see :func:`write_result`."""
     folder = check_result_folder(folder)
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=".synthmorph-", dir=folder.resolve().parent))
-    except OSError as error:
-        raise SynthMorphError(f"'{folder}' could not be written ({error.strerror}): check the permissions of the "
-                              "folder around it.") from error
-    try:
+    with files.replacing_folder(folder) as staging:
         _fill(case, staging)
-        os.chmod(staging, 0o755)  # temporary folders are private
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        os.replace(staging, folder)
-    except OSError as error:
-        raise SynthMorphError(f"'{folder}' could not be written ({error.strerror}): check the free space and the "
-                              "permissions.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 
