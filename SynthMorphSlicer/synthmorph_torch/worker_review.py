@@ -69,9 +69,12 @@ class Reviewer:
 def _disagreement(registration: Registration, case: Case, progress: Callable[[str, float], None]) -> float:
     """How far apart lambda 0.3 and 0.7 take the fixed foreground, mm."""
     from .review import disagreement_mm
-    two = [registration.with_regularization(value, lambda stage, done, n=n, v=value: progress(
-        f"lambda {v:g}: {stage}", (n + done) / 2)).fixed_to_moving for n, value in enumerate((0.3, 0.7))]
-    return disagreement_mm(two[0], two[1], case)
+
+    def transform(number: int, value: float) -> sitk.Transform:
+        return registration.with_regularization(value, lambda stage, done: progress(
+            f"lambda {value:g}: {stage}", (number + done) / 2)).fixed_to_moving
+
+    return disagreement_mm(transform(0, 0.3), transform(1, 0.7), case)
 
 
 def read_case(told: Message, registration: Registration | None) -> Case:
