@@ -7,7 +7,7 @@ import tempfile
 import slicer
 from slicer.i18n import tr as _
 
-from . import scene, shortcuts, signing, tables, views
+from . import curve, printing, scene, shortcuts, signing, surfaces, tables, views
 from .job import InputError
 
 STATUS = {"ok": _("ok"), "look": _("look"), "bad": _("out of tolerance"), "": ""}
@@ -168,7 +168,7 @@ class ExamineSection:
         self.panel.showStatus(signing.describe(what.transform, what.fixed))
 
     def onReport(self, checked=False):
-        """Ask for a file, take pictures of the views, and let the worker write the page."""
+        """Ask for a file, take pictures of the views, let the worker write the page, and print it."""
         path = tables.askPath(self.ui.examineTable, _("Save the report"), "SynthMorph report.html",
                               _("Web page (*.html)"))
         if not path:
@@ -179,6 +179,12 @@ class ExamineSection:
         title = _("{moving} on {fixed}").format(moving=what.moving.GetName(), fixed=what.fixed.GetName())
 
         def finished(files):
+            try:
+                files = [*files, self._print(path, self.bench.sweepOf(what), folder)]
+            except OSError as error:
+                failed({"message": _("The page is written, but not the PDF ({why}): close it if it is open elsewhere, "
+                                     "and try again.").format(why=error.strerror), "details": str(error)})
+                return
             scene.removeFolder(folder)
             names = ", ".join(os.path.basename(file) for file in files)
             self.panel.showStatus(_("The report is in '{folder}': {names}.").format(
@@ -190,10 +196,24 @@ class ExamineSection:
 
         self.panel.watch(_("Writing the report"))
         try:
-            self.bench.report(path, title, views.takePictures(folder), blocking=False,
-                              onProgress=self.panel.showProgress, onFinished=finished, onError=failed)
+            seen = views.takePictures(folder, threeD=surfaces.areVisible(what.transform))
+            self.bench.report(path, title, seen, blocking=False, onProgress=self.panel.showProgress,
+                              onFinished=finished, onError=failed)
         except InputError as error:
             failed({"message": str(error), "details": ""})
+
+    @staticmethod
+    def _print(path, points, folder):
+        """The page as PDF beside it; gives its path."""
+        drawing = None
+        if points:
+            drawing = os.path.join(folder, "curve.png")
+            curve.draw(points).save(drawing)
+        with open(path, encoding="utf-8") as file:
+            page = file.read()
+        target = f"{os.path.splitext(path)[0]}.pdf"
+        printing.write(page, target, drawing)
+        return target
 
 
 def number(value):

@@ -7,7 +7,6 @@ from slicer.i18n import tr as _
 
 from . import subject, tables
 from .job import InputError
-from .workbench import CORRECTION
 
 # mm, of one pair: the first is that of AAPM TG-132, the second ours
 TOLERANCE = (("ok", 5.0), ("look", 10.0), ("bad", float("inf")))
@@ -71,9 +70,9 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         if errors:
             parts.append(_("Target registration error: mean {mean:.2f} mm, largest {largest:.2f} mm.").format(
                 mean=sum(errors) / len(errors), largest=max(errors)))
-        if not problem and what.transform.GetAttribute(CORRECTION):
+        if not problem and what.transform.GetAttribute(subject.CORRECTION):
             parts.append(_("Corrected by {number} landmarks.").format(
-                number=json.loads(what.transform.GetAttribute(CORRECTION))["landmarks"]))
+                number=json.loads(what.transform.GetAttribute(subject.CORRECTION))["landmarks"]))
         self.ui.landmarksLabel.text = " ".join(filter(None, parts))
         busy = _("Wait until the work under way is done.") if self.panel.logic.isBusy() else ""
         missing = {"correct": sentence or busy,
@@ -95,6 +94,8 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
             self.panel.showError({"message": str(error), "details": ""})
 
     def _onFinished(self, answer):
+        if self.panel.parameters is not None:
+            self.panel.reviewSection.showResult()
         self.panel.showStatus(_("Corrected: mean error {before:.2f} mm before, {after:.2f} mm after; Undo takes it "
                                 "back.").format(before=_mean(answer["errors_before"]),
                                                 after=_mean(answer["errors_after"])))
@@ -102,6 +103,7 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
     def onUndoCorrection(self, checked=False):
         """Bring the outputs back as they were."""
         self.bench.undo()
+        self.panel.reviewSection.showResult()
         self.panel.showStatus(_("The correction is undone."))
 
 

@@ -100,6 +100,8 @@ class RegistrationLogic:
             if node in (fixedNode, movingNode, initialTransform, *carriedLabels, *carriedPoints):
                 return _("'{name}' is an input and an output at once: choose another output.").format(
                     name=node.GetName())
+            if node.GetAttribute(scene.ATTRIBUTE + "kept"):
+                return _("'{name}' is kept for comparison: choose another output.").format(name=node.GetName())
         return ""
 
     def canChangeRegularization(self):
@@ -110,9 +112,9 @@ class RegistrationLogic:
                 and all(slicer.mrmlScene.GetNodeByID(i) for i in (self.job.fixedID, self.job.movingID)))
 
     def holds(self, transformNode, fixedNode):
-        """True if a transform node is as the registration made it that the worker still has in memory."""
+        """True if a transform node is as the registration made it that the worker still has in memory, or a copy."""
         return (self.job is not None and self._resultsOf is not None and self._resultsOf == self.client.processID()
-                and self.job.fixedID == fixedNode.GetID() and self.job.outputs.get("transform") is transformNode
+                and self.job.fixedID == fixedNode.GetID() and bool(self.job.fingerprint)
                 and subject.isSame(self.job.fingerprint, subject.fingerprint(transformNode, fixedNode)))
 
     def changeRegularization(self, regularization, preview=False, blocking=True, onProgress=None, onFinished=None,
@@ -329,8 +331,10 @@ class RegistrationLogic:
     @staticmethod
     def _attributes(job, fixed, moving):
         provenance = job.provenance
+        iterations = provenance.get("refine")
         return {"fixed": fixed.GetName(), "moving": moving.GetName(), "lambda": job.settings.regularization,
-                "transform": job.settings.transform, "model": provenance.get("model", ""),
+                "transform": job.settings.transform, "refine": "" if iterations is None else iterations,
+                "model": provenance.get("model", ""),
                 "checksum": provenance.get("checksum", ""), "device": provenance.get("device", ""),
                 "extent": job.settings.extent, "steps": job.settings.steps, "seconds": f"{job.seconds:.1f}",
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S")}

@@ -6,11 +6,11 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import maps, measures, review, shortcuts
+from . import maps, measures, review, shortcuts, surfaces, views
 from .job import OUTPUTS
 
 BUTTONS = ("before", "overlay", "swap", "flicker", "checkerboard", "curtain", "difference", "edges", "sideBySide",
-           "grid", "arrows", "jacobian", "magnitude", "measures", "copyMeasures", "saveMeasures")
+           "grid", "arrows", "jacobian", "magnitude", "surfaces", "measures", "copyMeasures", "saveMeasures")
 PICTURES = ("before", "overlay", *review.MADE, "jacobian", "magnitude")  # one of them is in the views
 FLICKER_MILLISECONDS = 500
 MAPS = ("jacobian", "magnitude")
@@ -75,6 +75,8 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             "sideBySide": noPair or ("" if slicer.app.layoutManager() else _("There are no views to arrange")),
             "grid": noTransform, "arrows": noTransform, "magnitude": noTransform,
             "jacobian": "" if both and parameters.outputJacobian else registered.format(output=_("a Jacobian map")),
+            "surfaces": noTransform or ("" if parameters.outputSegmentation else
+                                        registered.format(output=_("labels to carry along"))),
             "measures": "" if measures.areThere(self.outputs()) else _("Register first"),
             "copyMeasures": "", "saveMeasures": ""}
         for name, why in missing.items():
@@ -83,6 +85,7 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         for name in ("grid", "arrows"):
             self._button(name).checked = not noTransform and review.isGridVisible(parameters.outputTransform,
                                                                                  name == "arrows")
+        self.ui.surfacesButton.checked = not noTransform and surfaces.areVisible(parameters.outputTransform)
         self.ui.sideBySideButton.checked = self.review.sideBySide.isOn()
 
     def showResult(self):
@@ -90,6 +93,8 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         parameters = self.parameters
         if self.ui.measuresButton.checked:
             self.onMeasures(True)
+        if self.ui.surfacesButton.checked and parameters.outputSegmentation is not None:
+            self.onSurfaces(True)
         if self._picture == "jacobian" and parameters.outputJacobian is not None:
             self.show("jacobian")
         elif self._picture == "magnitude" and parameters.outputTransform is not None:
@@ -236,6 +241,20 @@ class ReviewSection(slicer.util.VTKObservationMixin):
     def onArrows(self, checked):
         review.showGrid(self.parameters.outputTransform, self.parameters.fixedVolume, checked, arrows=True)
         self.update(self.parameters)
+
+    def onSurfaces(self, checked):
+        """Show the carried segments in 3D, coloured by displacement, or hide them."""
+        parameters = self.parameters
+        known = surfaces.modelOf(parameters.outputTransform)
+        if not checked:
+            surfaces.setVisible(parameters.outputTransform, False)
+        elif surfaces.show(parameters.outputTransform, parameters.outputSegmentation, parameters.fixedVolume) is None:
+            self.panel.showError({"message": _("The segments are empty: carry others along."), "details": ""})
+        elif known is None:
+            for view in views.shownThreeDViews():
+                view.resetFocalPoint()
+                view.resetCamera()
+        self.update(parameters)
 
     # Measures
 

@@ -6,8 +6,8 @@ from slicer.i18n import tr as _
 
 KEYS = {"before": "Shift+B", "overlay": "Shift+A", "swap": "Shift+X", "flicker": "Shift+F", "checkerboard": "Shift+C",
         "curtain": "Shift+U", "difference": "Shift+D", "edges": "Shift+E", "jacobian": "Shift+J",
-        "magnitude": "Shift+M", "grid": "Shift+W", "arrows": "Shift+R", "sideBySide": "Shift+S",
-        "nextSpot": "Shift+N", "previousSpot": "Shift+P"}
+        "magnitude": "Shift+M", "grid": "Shift+W", "arrows": "Shift+R", "surfaces": "Shift+T", "sideBySide": "Shift+S",
+        "nextSpot": "Shift+N", "previousSpot": "Shift+P", "nextKept": "Shift+K"}
 
 
 class Shortcuts:

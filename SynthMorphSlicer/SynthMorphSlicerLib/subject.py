@@ -18,6 +18,7 @@ DEFINED = 2  # vtkMRMLMarkupsNode.PositionDefined
 LATTICE = 5  # points along each side of the box in which two transforms are compared
 SAME_MM = 0.02
 INVERSE_SPACING = 3.0  # mm
+CORRECTION = scene.ATTRIBUTE + "landmarkCorrection"  # attribute of outputs that landmarks have changed
 
 
 @dataclass
@@ -134,7 +135,7 @@ def provenance(transformNode):
     prefix = scene.ATTRIBUTE
     names = [name for name in transformNode.GetAttributeNames() if name.startswith(prefix)]
     found = {name[len(prefix):]: transformNode.GetAttribute(name) for name in names}
-    hidden = ("signatures", "kept", "landmarkCorrection")
+    hidden = ("signatures", "kept", "keptTitle", "keptMeasures", "landmarkCorrection")
     renamed = {"lambda": "regularization", "seconds": "duration (s)"}
     return {renamed.get(name, name): value for name, value in found.items() if name not in hidden and value}
 

@@ -20,11 +20,16 @@ def fill(table, titles, rows, statuses=(), statusColumn=-1):
         for column, text in enumerate(row):
             table.setItem(number, column, qt.QTableWidgetItem(text))
     for number, status in enumerate(statuses):
-        if status in COLORS:
-            table.item(number, statusColumn).setBackground(qt.QBrush(qt.QColor(COLORS[status])))
-            table.item(number, statusColumn).setForeground(qt.QBrush(qt.QColor("#ffffff")))
+        paint(table, number, statusColumn, status)
     for column in range(len(titles)):
         table.resizeColumnToContents(column)
+
+
+def paint(table, row, column, status):
+    """Colour a cell by a status, if that has a colour."""
+    if status in COLORS:
+        table.item(row, column).setBackground(qt.QBrush(qt.QColor(COLORS[status])))
+        table.item(row, column).setForeground(qt.QBrush(qt.QColor("#ffffff")))
 
 
 def asText(titles, rows):

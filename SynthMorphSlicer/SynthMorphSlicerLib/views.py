@@ -4,6 +4,7 @@ from pathlib import Path
 
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 
 def jumpTo(ras):
@@ -20,19 +21,36 @@ def shownSliceWidgets():
     manager = slicer.app.layoutManager()
     if manager is None:
         return {}
-    nodes = manager.layoutLogic().GetViewNodes()
-    shown = {nodes.GetItemAsObject(index).GetLayoutName() for index in range(nodes.GetNumberOfItems())}
+    shown = _shownNames(manager, "vtkMRMLSliceNode")
     widgets = {name: manager.sliceWidget(name) for name in manager.sliceViewNames()}
     return {name: widget for name, widget in widgets.items() if (not shown or name in shown) and
             widget.mrmlSliceNode() is not None and
             widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID() is not None}
 
 
-def takePictures(folder):
-    """The slice views as a person sees them now: (caption, path of a PNG) pairs."""
-    pictures = []
+def shownThreeDViews():
+    """The 3D views of the present layout."""
+    manager = slicer.app.layoutManager()
+    if manager is None:
+        return []
+    shown = _shownNames(manager, "vtkMRMLViewNode")
+    views = [manager.threeDWidget(index).threeDView() for index in range(manager.threeDViewCount)]
+    return [view for view in views if not shown or view.mrmlViewNode().GetLayoutName() in shown]
+
+
+def takePictures(folder, threeD=False):
+    """The views as a person sees them now: (caption, path of a PNG) pairs.
+
+    :param threeD: the 3D views, too.
+    """
+    seen = []
     for widget in shownSliceWidgets().values():
-        view, path = widget.sliceView(), Path(folder) / f"{len(pictures)}.png"
+        node = widget.mrmlSliceNode()
+        seen.append((f"{node.GetOrientation()}, {node.GetSliceOffset():.1f} mm", widget.sliceView()))
+    seen += [(_("3D: surfaces coloured by displacement"), view) for view in (shownThreeDViews() if threeD else ())]
+    pictures = []
+    for caption, view in seen:
+        path = Path(folder) / f"{len(pictures)}.png"
         view.forceRender()
         grab = vtk.vtkWindowToImageFilter()
         grab.SetInput(view.renderWindow())
@@ -41,6 +59,11 @@ def takePictures(folder):
         writer.SetFileName(str(path))
         writer.SetInputConnection(grab.GetOutputPort())
         writer.Write()
-        node = widget.mrmlSliceNode()
-        pictures.append((f"{node.GetOrientation()}, {node.GetSliceOffset():.1f} mm", str(path)))
+        pictures.append((caption, str(path)))
     return pictures
+
+
+def _shownNames(manager, kind):
+    nodes = manager.layoutLogic().GetViewNodes()
+    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+    return {node.GetLayoutName() for node in found if node.IsA(kind)}

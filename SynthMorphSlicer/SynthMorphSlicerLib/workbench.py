@@ -7,6 +7,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import slicer
@@ -16,7 +17,6 @@ from . import maps, scene, segments, signing, subject
 from .job import InputError
 
 LAMBDAS = (0.2, 0.35, 0.5, 0.65, 0.8)
-CORRECTION = scene.ATTRIBUTE + "landmarkCorrection"
 
 
 class Workbench:
@@ -27,7 +27,8 @@ class Workbench:
         self.found = None  # the last finding, as the engine's Review.as_dict gives it
         self.foundKey = ""
         self._asked = None  # what the last finding was asked with, for the report
-        self._undo = None
+        self._undo = None  # outputs, what they held, the fixed volume and the corrected transform's fingerprint
+        self._swept = None  # what the last sweep was about, and its points
         self._layers = []
 
     def examine(self, what, region=None, segmentID="", disagreement=False, blocking=True, onProgress=None,
@@ -42,12 +43,20 @@ class Workbench:
         """
         asked = (what, region, segmentID, disagreement)
 
-        def finished(answer):
-            self.found, self.foundKey, self._asked = answer["review"], what.key(), asked
-            return self.found
+        def finished(found):
+            self.found, self.foundKey, self._asked = found, what.key(), asked
+            if onFinished:
+                onFinished(found)
 
-        return self._request("review", lambda folder: self._message(asked, folder), finished, blocking, onProgress,
-                             onFinished, onError)
+        return self._examine(asked, blocking, onProgress, finished, onError)
+
+    def measure(self, what, region=None, segmentID="", blocking=True, onProgress=None, onFinished=None, onError=None):
+        """The same for a result that is not in front: the finding is handed on, and not remembered."""
+        return self._examine((what, region, segmentID, False), blocking, onProgress, onFinished, onError)
+
+    def _examine(self, asked, blocking, onProgress, onFinished, onError):
+        return self._request("review", lambda folder: self._message(asked, folder), lambda answer: answer["review"],
+                             blocking, onProgress, onFinished, onError)
 
     def report(self, path, title="", seen=(), blocking=True, onProgress=None, onFinished=None, onError=None):
         """Write the page of the last finding, and its CSV beside it.
@@ -63,6 +72,7 @@ class Workbench:
         def message(folder):
             return {**self._message(self._asked, folder), "path": str(path), "title": title,
                     "seen": [{"caption": caption, "path": str(picture)} for caption, picture in seen],
+                    "sweep": self.sweepOf(what),
                     "signatures": signing.forReport(what.transform, what.fixed)}
 
         return self._request("report", message, lambda answer: answer["files"], blocking, onProgress, onFinished,
@@ -74,7 +84,7 @@ class Workbench:
 
     def forget(self):
         """The scene is going away."""
-        self.found = self._asked = self._undo = None
+        self.found = self._asked = self._undo = self._swept = None
         self.foundKey = ""
 
     def sweep(self, what, lambdas=LAMBDAS, blocking=True, onProgress=None, onFinished=None, onError=None):
@@ -87,8 +97,19 @@ class Workbench:
             labels = {key: told[key] for key in ("moving_labels", "fixed_labels") if key in told}
             return {"lambdas": list(lambdas), **labels}
 
-        return self._request("sweep", message, lambda answer: answer["points"], blocking, onProgress, onFinished,
-                             onError)
+        def finished(answer):
+            self._swept = (self._sweepKey(what), answer["points"])
+            return answer["points"]
+
+        return self._request("sweep", message, finished, blocking, onProgress, onFinished, onError)
+
+    def sweepOf(self, what):
+        """Points of the last sweep if it was about the same volumes registered in the same way, else none."""
+        return self._swept[1] if self._swept is not None and self._swept[0] == self._sweepKey(what) else []
+
+    def _sweepKey(self, what):
+        job = self.logic.job
+        return job and (what.fixed, what.moving, job.fixedID, job.movingID, replace(job.settings, regularization=0.5))
 
     # Correction by landmarks
 
@@ -111,26 +132,32 @@ class Workbench:
                                 "labels": [path for path, _segments in self._layers]}}
 
         def finished(answer):
-            self._undo = (dict(outputs), snapshot(outputs))
+            before = snapshot(outputs)
             self._fill(what, outputs, answer)
+            self._undo = (dict(outputs), before, what.fixed, subject.fingerprint(what.transform, what.fixed))
             note = {"landmarks": len(answer["errors_before"]), "radius": radius,
                     "before": answer["errors_before"], "after": answer["errors_after"]}
             for node in outputs.values():
-                node.SetAttribute(CORRECTION, json.dumps(note))
+                node.SetAttribute(subject.CORRECTION, json.dumps(note))
             return answer
 
         return self._request("correct", message, finished, blocking, onProgress, onFinished, onError)
 
     def canUndo(self):
-        """True if the last correction can be taken back."""
-        return self._undo is not None and all(slicer.mrmlScene.GetNodeByID(node.GetID()) is node
-                                              for node in self._undo[0].values() if node.GetID())
+        """True if the last correction can be taken back: the outputs still show it."""
+        if self._undo is None:
+            return False
+        outputs, _before, fixed, corrected = self._undo
+        return (all(slicer.mrmlScene.GetNodeByID(node.GetID() or "") is node for node in (*outputs.values(), fixed))
+                and subject.isSame(subject.fingerprint(outputs["transform"], fixed), corrected))
 
     def undo(self):
         """Take the last correction back: all outputs are as they were."""
         if self.canUndo():
-            outputs, before = self._undo
+            outputs, before, fixed, _corrected = self._undo
             restore(outputs, before)
+            if "jacobian" in outputs:
+                maps.markFolding(outputs["jacobian"], fixed)
         self._undo = None
 
     def _writeLayers(self, what, outputs, folder):
@@ -198,7 +225,7 @@ def snapshot(outputs):
     """What output nodes hold now, to be put back by :func:`restore`; the nodes themselves are not copied."""
     saved = {}
     for name, node in outputs.items():
-        note = node.GetAttribute(CORRECTION)
+        note = node.GetAttribute(subject.CORRECTION)
         if name == "transform":
             saved[name] = (node.GetTransformFromParent(), note)
         elif name == "segmentation":
@@ -220,4 +247,4 @@ def restore(outputs, saved):
             node.GetSegmentation().DeepCopy(content)
         else:
             slicer.util.updateVolumeFromArray(node, content)
-        node.SetAttribute(CORRECTION, note)
+        node.SetAttribute(subject.CORRECTION, note)

@@ -15,8 +15,8 @@ A request holds ``id`` (a number of the sender's choice), ``command`` and the co
 * ``transform``: ``path`` of a transform file and a ``folder``; answers with ``fixed_to_moving`` as ``register`` does.
 * ``review``: measures, verdict and hot spots of a ``case`` (see below), in a ``mask`` called ``region``; ``spots`` of
   each kind; ``disagreement`` compares lambda 0.3 and 0.7. ``report``: the same as a page at ``path`` with a ``title``,
-  ``signatures`` and the pictures ``seen`` (``caption`` and ``path`` of a PNG). A case that was asked about last with
-  the same ``key`` is not examined again.
+  ``signatures``, the points of a ``sweep`` and the pictures ``seen`` (``caption`` and ``path`` of a PNG). A case that
+  was asked about last with the same ``key`` is not examined again.
 * ``sweep``: the last registration with ``lambdas``, and ``moving_labels`` and ``fixed_labels``; answers ``points``.
 * ``correct``: the transforms ``forward`` and ``backward`` (files) bent by ``landmarks`` within ``radius``; answers with
   errors and with what ``outputs`` asks for, on ``fixed`` and ``moving``. ``resample``: what ``forward`` moves.

@@ -35,11 +35,12 @@ class Reviewer:
 
     def report(self, request: Message, registration: Registration | None, report: Report) -> Message:
         """Write the page and its CSV; a case that was just examined is not examined again."""
-        from .review import Signature, write_report
+        from .review import Signature, SweepPoint, write_report
         from .review.pictures import Picture
         found = self.examine(request, registration, report, share=0.7)
         signatures = [Signature(**one) for one in request.get("signatures") or ()]
-        found = dataclasses.replace(found, signatures=signatures)
+        points = [SweepPoint(**one) for one in request.get("sweep") or ()]
+        found = dataclasses.replace(found, signatures=signatures, sweep=points)
         seen = [Picture(one["caption"], Path(one["path"]).read_bytes()) for one in request.get("seen") or ()]
         report("writing the report", 0.7)
         written = write_report(found, request["path"], request.get("title") or "Registration review", seen)

@@ -13,7 +13,7 @@ SLICE_MANAGERS = ("vtkMRMLVolumeGlyphSliceDisplayableManager", "vtkMRMLModelSlic
                   "vtkMRMLMarkupsDisplayableManager", "vtkMRMLColorLegendDisplayableManager")
 THREED_MANAGERS = ("vtkMRMLCameraDisplayableManager", "vtkMRMLViewDisplayableManager", "vtkMRMLModelDisplayableManager",
                    "vtkMRMLTransformsDisplayableManager3D", "vtkMRMLSegmentationsDisplayableManager3D",
-                   "vtkMRMLThreeDReformatDisplayableManager")
+                   "vtkMRMLThreeDReformatDisplayableManager", "vtkMRMLColorLegendDisplayableManager")
 
 
 class _View:
@@ -139,6 +139,9 @@ class ThreeDWidget(_View):
         return self._node
 
     def resetFocalPoint(self):
+        self.resetCamera()
+
+    def resetCamera(self):
         if self._window is not None:
             self._renderer.ResetCamera()
 

@@ -138,7 +138,7 @@ def test_report_shows_the_views_as_seen(host, examined, tmp_path, monkeypatch):
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "page"))
     examined.ui.reportButton.click()
     finished(host, examined)
-    assert not error(examined) and "page.html, page.csv" in examined.ui.statusLabel.text
+    assert not error(examined) and "page.html, page.csv, page.pdf" in examined.ui.statusLabel.text
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") > 3 and "Axial, " in page and "rejected by CD" in page
     assert "not for clinical use" in page and "Ventricles" in page and "moving on fixed" in page
@@ -190,3 +190,70 @@ def test_landmarks_are_measured_live_and_correct_the_result(host, examined):
     assert cells(ui.landmarksTable) == [["spot", "6.00"]] and not ui.undoCorrectionButton.enabled
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(examined.parameters.outputVolume), moved)
     assert "Corrected" not in ui.landmarksLabel.text
+
+
+def test_report_comes_as_pdf_too(host, examined, tmp_path, monkeypatch):
+    import qt
+    examined.ui.overlayButton.click()
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "page.html"))
+    examined.ui.examineButton.click()
+    finished(host, examined)
+    examined.ui.reportButton.click()
+    finished(host, examined)
+    assert "page.html, page.csv, page.pdf" in examined.ui.statusLabel.text and not error(examined)
+    data = (tmp_path / "page.pdf").read_bytes()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert data.startswith(b"%PDF") and data.rstrip().endswith(b"%%EOF")
+    assert data.count(b"/Type /Page\n") >= 2
+    assert data.count(b"/Subtype /Image") >= 0.9 * page.count("data:image/png")  # equal pictures are stored once
+    (tmp_path / "page.pdf").unlink()
+    (tmp_path / "page.pdf").mkdir()
+    examined.ui.reportButton.click()
+    finished(host, examined)
+    assert "not the PDF" in error(examined)
+
+
+def test_pdf_has_the_words_of_the_page():
+    from SynthMorphSlicerLib import printing
+    page = ('<html><head><title>x</title><style>p { color: red }</style></head><body><h1>A &amp; B</h1>'
+            '<div class="verdict bad"><strong>failed</strong><ul><li><span class="bad">J &lt; 0</span></li></ul></div>'
+            '<table class="measures"><tr><th>Name</th></tr><tr><td class="number">1</td></tr></table>'
+            '<h2>Curve</h2><svg><text>axis</text></svg></body></html>')
+    import qt
+    document = qt.QTextDocument()
+    document.setHtml(printing.simplified(page, 600))
+    words = document.toPlainText().split()
+    assert words == ["A", "&", "B", "Failed", "J", "<", "0", "Name", "1", "Curve"]
+
+
+def test_surfaces_are_coloured_by_displacement(host, module, examined):
+    import slicer
+    from SynthMorphSlicerLib import shortcuts, surfaces
+    from vtk.util.numpy_support import vtk_to_numpy
+    transform, view = examined.parameters.outputTransform, slicer.app.layoutManager().threeDWidget(0)
+    size = (300, 300)
+    view.picture(size)  # Slicer's views are there before anything is shown
+    shortcut = next(one for one in examined.reviewSection.shortcuts._installed
+                    if one.key.toString() == shortcuts.KEYS["surfaces"])
+    shortcut.activated.emit()
+    assert examined.ui.surfacesButton.checked
+    model = surfaces.modelOf(transform)
+    points = vtk_to_numpy(model.GetPolyData().GetPoints().GetData())
+    lengths = vtk_to_numpy(model.GetPolyData().GetPointData().GetScalars())
+    assert len(points) > 500
+    for point, length in zip(points[::100].astype(float), lengths[::100]):
+        there = transform.GetTransformFromParent().TransformPoint(point)
+        assert length == pytest.approx(np.linalg.norm(np.subtract(there, point)), abs=1e-3)
+    bounds = [0.0] * 6
+    model.GetRASBounds(bounds)
+    assert bounds[0] == pytest.approx(-16, abs=6) and bounds[1] == pytest.approx(16, abs=6)  # on the fixed ventricles
+    shown = view.picture(size).astype(int)
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(model)
+    assert legend.GetVisibility() and legend.GetTitleText() == "mm"
+    legend.SetVisibility(False)
+    assert np.abs(view.picture(size).astype(int) - shown)[:, 200:].max() > 60  # the legend was drawn
+    examined.ui.surfacesButton.click()
+    assert not model.GetDisplayNode().GetVisibility() and not examined.ui.surfacesButton.checked
+    examined.ui.surfacesButton.click()
+    assert surfaces.modelOf(transform) is model
+    examined.ui.surfacesButton.click()

@@ -292,8 +292,22 @@ def test_value_under_the_mouse(panel):
     moved = panel.parameters.outputTransform.GetTransformFromParent().TransformPoint(10.0, 5.0, -3.0)
     distance = np.linalg.norm(np.subtract(moved, (10.0, 5.0, -3.0)))
     assert panel.ui.mouseLabel.text == f"displacement {distance:.1f} mm, local volume +25 %"
+    kept = panel.parameters.outputJacobian
+    panel.parameters.outputJacobian = None  # without a map the transform itself tells
+    crosshair.SetCursorPositionRAS([10.0, 5.0, -2.0])
+    change = 100 * (np.linalg.det(matrixOf(panel.parameters.outputTransform)[:3, :3]) - 1)
+    assert panel.ui.mouseLabel.text.endswith(f", local volume {change:+.0f} %")
+    panel.parameters.outputJacobian = kept
     crosshair.SetCursorPositionInvalid()
     assert panel.ui.mouseLabel.text == "-"
+
+
+def matrixOf(transformNode):
+    import vtk
+    from SynthMorphSlicerLib import scene
+    matrix = vtk.vtkMatrix4x4()
+    transformNode.GetMatrixTransformFromParent(matrix)
+    return scene.toArray(matrix)
 
 
 def test_measures_are_shown_copied_and_saved(panel, tmp_path, monkeypatch):
