@@ -2,10 +2,11 @@
 
 import json
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import subject, tables
+from . import subject, tables, views
 from .job import InputError
 
 # mm, of one pair: the first is that of AAPM TG-132, the second ours
@@ -13,15 +14,19 @@ TOLERANCE = (("ok", 5.0), ("look", 10.0), ("bad", float("inf")))
 
 
 class LandmarkSection(slicer.util.VTKObservationMixin):
-    """Two lists of points, a table, two buttons."""
+    """Two lists of points, a table, and the buttons to place and to correct."""
 
     def __init__(self, ui, bench, panel):
         super().__init__()
         self.ui, self.bench, self.panel = ui, bench, panel
         self._watched = ()
-        for name in ("correct", "undoCorrection"):
-            getattr(ui, f"{name}Button").connect("clicked(bool)", getattr(self, f"on{name[0].upper()}{name[1:]}"))
-        self.toolTips = {"correct": ui.correctButton.toolTip, "undoCorrection": ui.undoCorrectionButton.toolTip}
+        self._placing = ""  # the list that waits for a point: "fixed", "moving" or none
+        self._defined = 0  # points in that list before
+        self.toolTips = {}
+        for name in ("placePair", "correct", "undoCorrection"):
+            button = getattr(ui, f"{name}Button")
+            button.connect("clicked(bool)", getattr(self, f"on{name[0].upper()}{name[1:]}"))
+            self.toolTips[name] = button.toolTip
 
     def update(self, parameters):
         """Watch the chosen points and the transform, and show what they give."""
@@ -46,8 +51,11 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         """The scene is going away."""
         self.removeObservers()
         self._watched = ()
+        self._placing = ""
 
     def _onMoved(self, caller, event):
+        if self._isPlaced():
+            qt.QTimer.singleShot(0, self._placed)  # when the click is over: it ends the mode in which points are placed
         self._show()
 
     def _show(self):
@@ -75,12 +83,60 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
                 number=json.loads(what.transform.GetAttribute(subject.CORRECTION))["landmarks"]))
         self.ui.landmarksLabel.text = " ".join(filter(None, parts))
         busy = _("Wait until the work under way is done.") if self.panel.logic.isBusy() else ""
-        missing = {"correct": sentence or busy,
+        missing = {"placePair": problem, "correct": sentence or busy,
                    "undoCorrection": busy or ("" if self.bench.canUndo() else _("There is no correction to undo."))}
         for name, why in missing.items():
             button = getattr(self.ui, f"{name}Button")
             button.enabled = not why
             button.toolTip = why or self.toolTips[name]
+
+    # Placing
+
+    def onPlacePair(self, checked=False):
+        """Wait for a click on the fixed volume, then for one on the moving volume; make the lists if there are none."""
+        parameters = self.panel.parameters
+        for side in ("fixed", "moving"):
+            if getattr(parameters, f"{side}Landmarks") is None:
+                name = _("Landmarks on {volume}").format(volume=getattr(parameters, f"{side}Volume").GetName())
+                setattr(parameters, f"{side}Landmarks",
+                        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name))
+        counts = [node.GetNumberOfDefinedControlPoints()
+                  for node in (parameters.fixedLandmarks, parameters.movingLandmarks)]
+        self._waitFor("moving" if counts[1] < counts[0] else "fixed")
+
+    def _list(self):
+        parameters = self.panel.parameters
+        return getattr(parameters, f"{self._placing}Landmarks") if parameters is not None and self._placing else None
+
+    def _isPlaced(self):
+        return self._list() is not None and self._list().GetNumberOfDefinedControlPoints() > self._defined
+
+    def _waitFor(self, side):
+        """Show the volume of one side alone, and let the next click place a point of its list."""
+        self._placing = side
+        node = self._list()
+        self._defined = node.GetNumberOfDefinedControlPoints()
+        self.panel.reviewSection.showAlone(side)
+        if side == "moving":  # where the result takes the partner: a good place to begin the search
+            here = [0.0] * 3
+            self.panel.parameters.fixedLandmarks.GetNthControlPointPositionWorld(self._defined, here)
+            views.jumpTo(self.panel.parameters.outputTransform.GetTransformFromParent().TransformPoint(here))
+        slicer.modules.markups.logic().SetActiveList(node)
+        slicer.modules.markups.logic().StartPlaceMode(False)
+        self.panel.showStatus(_("Click the place in the fixed volume.") if side == "fixed" else
+                              _("Click the same place in the moving volume."))
+
+    def _placed(self):
+        if not self._isPlaced():  # one click comes as several events
+            return
+        if self._placing == "fixed":
+            self._waitFor("moving")
+            return
+        self._placing = ""
+        self.panel.reviewSection.showResult()
+        self.panel.showStatus(_("The pair is placed."))
+
+    # Correcting
 
     def onCorrect(self, checked=False):
         """Let the worker bend the result, and change the outputs in place."""

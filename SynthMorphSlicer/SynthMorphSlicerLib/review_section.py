@@ -124,6 +124,12 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             self.review.showOverlay(parameters.fixedVolume, front, parameters.overlayOpacity, isMap=picture in MAPS)
         self._mark(picture)
 
+    def showAlone(self, side):
+        """The fixed or the moving volume by itself, each where it lies."""
+        if not self._isAttached():
+            self.show("before")
+            self.review.setOpacity(0.0 if side == "fixed" else 1.0)
+
     def _mark(self, picture):
         """Note what is shown; legends and folding marks are there only with their map."""
         self._picture = picture

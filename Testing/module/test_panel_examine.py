@@ -192,6 +192,31 @@ def test_landmarks_are_measured_live_and_correct_the_result(host, examined):
     assert "Corrected" not in ui.landmarksLabel.text
 
 
+def test_a_pair_is_placed_by_two_clicks(host, examined):
+    import slicer
+    import vtk
+    ui, parameters = examined.ui, examined.parameters
+    ui.fixedLandmarksSelector.setCurrentNode(None)
+    ui.movingLandmarksSelector.setCurrentNode(None)
+    interaction = slicer.app.applicationLogic().GetInteractionNode()
+    red = slicer.app.layoutManager().sliceWidget("Red")
+    ui.placePairButton.click()
+    assert parameters.fixedLandmarks.GetName() == "Landmarks on fixed"
+    logic = slicer.modules.markups.logic()
+    there = parameters.outputTransform.GetTransformFromParent().TransformPoint(35.0, 20.0, 0.0)
+    for node, opacity, words, point in ((parameters.fixedLandmarks, 0.0, "fixed", (35.0, 20.0, 0.0)),
+                                        (parameters.movingLandmarks, 1.0, "moving", there)):
+        assert logic.GetActiveListID() == node.GetID()
+        assert interaction.GetCurrentInteractionMode() == interaction.Place
+        assert red.mrmlSliceCompositeNode().GetForegroundOpacity() == opacity and words in ui.statusLabel.text
+        interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+        node.AddControlPoint(vtk.vtkVector3d(*point))  # as a click does
+        host.wait(lambda: False, 0.05)
+    assert red.mrmlSliceNode().GetSliceOffset() == pytest.approx(there[2], abs=0.01)
+    assert ui.statusLabel.text == "The pair is placed." and cells(ui.landmarksTable)[0][1] == "0.00"
+    assert interaction.GetCurrentInteractionMode() != interaction.Place
+
+
 def test_report_comes_as_pdf_too(host, examined, tmp_path, monkeypatch):
     import qt
     examined.ui.overlayButton.click()
