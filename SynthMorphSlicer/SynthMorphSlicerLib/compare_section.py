@@ -85,7 +85,9 @@ class CompareSection:
 
     def _texts(self, results):
         """Titles and rows of text: settings, verdict, and every measure that any of the results has."""
-        rows = [[name] for name, _text in (kept.settings(results[0].transform) if results else ())]
+        if not results:
+            return [_("Measure")], []
+        rows = [[name] for name, _text in kept.settings(results[0].transform)]
         for one in results:
             for row, (_title, value) in zip(rows, kept.settings(one.transform)):
                 row.append(value)
@@ -186,7 +188,7 @@ class CompareSection:
 
     def onVariants(self, checked=False):
         """Register with one setting after the other; keep and measure each."""
-        if self._inFront() is None and not self.panel.subject().problem():
+        if not self.panel.subject().problem():
             self._keep()  # the first run will overwrite it
         self._steps = self.panel.parameters.variants.steps()
         self._next()

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 from test_panel_examine import cells, ventricles
-from workplace import chooseVolumes, error, finished, needsTorch
+from workplace import chooseVolumes, error, finished, needsTorch, openScene, saveScene
 
 pytestmark = needsTorch
 
@@ -22,6 +22,7 @@ def compared(host, module):
     fixed, moving = headVolume("fixed"), headVolume("moving", (8.0, -5.0, 4.0))
     chooseVolumes(panel, fixed, moving)
     panel.ui.refinementSpinBox.value = 0
+    panel.ui.extentComboBox.currentIndex = panel.ui.extentComboBox.findText("192")
     panel.ui.makeJacobianCheckBox.checked = True
     panel.ui.carriedLabelsSelector.check(ventricles(moving, "of moving"))
     panel.ui.fixedLabelsSelector.setCurrentNode(ventricles(fixed, "of fixed"))
@@ -174,19 +175,6 @@ def test_sweep_draws_its_curve_and_a_click_takes_a_lambda(host, compared, tmp_pa
     assert "Other values of lambda" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_kept_results_are_there_when_a_scene_is_opened_again(host, compared, tmp_path):
-    import slicer
-    from SynthMorphSlicerLib import kept
-    parameters = compared.parameters
-    one = kept.results(parameters.fixedVolume, parameters.movingVolume)[0]
-    assert one.transform.GetSaveWithScene() and set(one.nodes) == {"transform", "volume", "jacobian", "segmentation"}
-    text = tmp_path / "scene.mrml"
-    slicer.mrmlScene.SetURL(str(text))
-    assert slicer.mrmlScene.Commit()
-    written = text.read_text(encoding="utf-8")
-    assert written.count("SynthMorph.keptTitle:\u03bb 0.2, not refined") == 4 and "SynthMorphKept.volume:" in written
-
-
 def test_the_best_is_kept_and_the_others_go_after_asking(compared, monkeypatch):
     import slicer
     from SynthMorphSlicerLib import kept
@@ -218,3 +206,24 @@ def test_affine_against_deformable(host, compared):
     assert compared.ui.transformTypeComboBox.currentText == "Affine only"
     assert not compared.ui.regularizationSlider.enabled
     assert not compared.ui.sweepButton.enabled
+
+
+def test_kept_results_are_there_when_a_scene_is_opened_again(host, compared, tmp_path):
+    """The last test of this file, because it closes the scene."""
+    import slicer
+    column = next(n for n, title in enumerate(headers(compared.ui.keptTable)) if "0.5" in title)
+    show(compared, column)
+    smooth, moved = displaced(compared), voxels(compared.parameters.outputVolume)
+    table, path = cells(compared.ui.keptTable), saveScene(tmp_path)
+    slicer.mrmlScene.Clear(0)
+    assert compared.ui.keptFrame.isHidden()
+    openScene(host, path)
+    assert cells(compared.ui.keptTable) == table
+    show(compared, column % (len(table[0]) - 1) + 1)
+    assert np.abs(displaced(compared) - smooth).max() > 0.05
+    show(compared, column)
+    np.testing.assert_allclose(displaced(compared), smooth, atol=0.02)  # files hold single precision
+    np.testing.assert_allclose(voxels(compared.parameters.outputVolume), moved, atol=1e-3)
+    segmentation = compared.parameters.outputSegmentation.GetSegmentation()
+    assert [segmentation.GetNthSegment(n).GetName() for n in range(2)] == ["Ventricles", "Nothing"]
+    assert not compared.ui.sweepButton.enabled and "Register" in compared.ui.sweepButton.toolTip

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from workplace import chooseVolumes, finished, needsTorch, outputNodes
+from workplace import chooseVolumes, finished, needsTorch, openScene, outputNodes, saveScene
 
 pytestmark = needsTorch
 SIZE = (200, 200)
@@ -358,28 +358,15 @@ def test_another_pair_makes_outputs_of_its_own(panel):
 def test_results_are_there_again_in_a_scene_that_is_opened(host, panel, tmp_path):
     """The last test of this file, because it closes the scene: settings, outputs, measures and maps come back."""
     import slicer
-    nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLStorableNode")
-    for node in [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]:
-        if node.GetSaveWithScene() and (node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLTransformNode")
-                                        or node.IsA("vtkMRMLTableNode")):
-            storage = node.CreateDefaultStorageNode()
-            slicer.mrmlScene.AddNode(storage)
-            storage.SetFileName(str(tmp_path / f"{node.GetID()}.{storage.GetDefaultWriteFileExtension()}"))
-            assert storage.WriteData(node)
-            node.SetAndObserveStorageNodeID(storage.GetID())
     names, transform = outputNodes(), panel.parameters.outputTransform
     expected = transform.GetTransformFromParent().TransformPoint(10.0, 20.0, 30.0)
-    path = str(tmp_path / "scene.mrml")
-    slicer.mrmlScene.SetURL(path)
-    assert slicer.mrmlScene.Commit()
+    path = saveScene(tmp_path)
     layout = slicer.app.layoutManager().layout
     panel.ui.sideBySideButton.click()
     slicer.mrmlScene.Clear(0)
     assert slicer.app.layoutManager().layout == layout
     assert panel.ui.measuresFrame.isHidden() and not panel.ui.measuresButton.enabled
-    slicer.mrmlScene.SetURL(path)
-    assert slicer.mrmlScene.Import()
-    host.wait(lambda: False, 0.1)
+    openScene(host, path)
     assert outputNodes() == names
     again = panel.ui.outputTransformSelector.currentNode()
     np.testing.assert_allclose(again.GetTransformFromParent().TransformPoint(10.0, 20.0, 30.0), expected, atol=1e-3)
