@@ -9,6 +9,7 @@ from .job import OUTPUTS, InputError
 from .parameters import TransformType
 
 BUTTONS = ("keep", "nextKept", "removeKept", "keepOnly", "variants", "measureKept", "copyKept", "saveKept", "sweep")
+NAME_WIDTH = 190  # of the column with the names of measures, pixels
 
 
 class CompareSection:
@@ -79,7 +80,9 @@ class CompareSection:
                   for title, one in zip(titles, [None, *results])]
         tables.fill(ui.keptTable, titles, rows)
         statuses = _statuses(results)
+        ui.keptTable.setColumnWidth(0, NAME_WIDTH)  # so that there is room for the results
         for line, row in enumerate(rows):
+            ui.keptTable.item(line, 0).setToolTip(row[0])
             for column, one in enumerate(results, 1):
                 tables.paint(ui.keptTable, line, column, statuses.get((one.number, row[0]), ""))
 

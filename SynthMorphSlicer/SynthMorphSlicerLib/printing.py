@@ -114,6 +114,7 @@ class _Simplifier(HTMLParser):
         if tag in DROPPED:
             self._dropping = tag
             if tag == "svg" and self.curve:
+                self._beginPage()
                 self.parts.append(f'<p><img src="{self.curve}"></p>')
         elif tag == "div":
             self._divisions.append(kind)
@@ -121,9 +122,8 @@ class _Simplifier(HTMLParser):
                 color = COLORS.get(kind.split()[-1], "#5b6570")
                 self.parts.append(f'<table width="100%" cellspacing="0" cellpadding="6"><tr><td width="4" '
                                   f'bgcolor="{color}"></td><td bgcolor="#f5f7f9">')
-            elif kind == "spots":  # their heading goes with them, and no page ends between words and pictures
-                heading = len(self.parts) - 1 - self.parts[::-1].index("<h2>")
-                self.parts[heading] = '<h2 style="page-break-before: always">'
+            elif kind == "spots":
+                self._beginPage()
                 self.parts.append('<table width="100%" cellspacing="0" cellpadding="0">')
         elif tag == "section":
             start = "<tr>" if self._spots % SPOTS == 0 else ""
@@ -165,6 +165,12 @@ class _Simplifier(HTMLParser):
             self._figures[-1][1] += data
         else:
             self.parts.append(html.escape(data.capitalize() if self._tag == "strong" else data))
+
+    def _beginPage(self):
+        """Begin a page at the heading that came last: no page ends between it and the pictures that follow."""
+        if "<h2>" in self.parts:
+            heading = len(self.parts) - 1 - self.parts[::-1].index("<h2>")
+            self.parts[heading] = '<h2 style="page-break-before: always">'
 
     def _row(self, largest):
         """The figures of a row that ends here, as a table."""

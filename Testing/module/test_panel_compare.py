@@ -213,12 +213,16 @@ def test_kept_results_are_there_when_a_scene_is_opened_again(host, compared, tmp
     import slicer
     column = next(n for n, title in enumerate(headers(compared.ui.keptTable)) if "0.5" in title)
     show(compared, column)
+    compared.ui.initialsLineEdit.text = "CD"
+    compared.ui.rejectButton.click()
+    signed = compared.ui.signatureLabel.text
     smooth, moved = displaced(compared), voxels(compared.parameters.outputVolume)
     table, path = cells(compared.ui.keptTable), saveScene(tmp_path)
     slicer.mrmlScene.Clear(0)
     assert compared.ui.keptFrame.isHidden()
     openScene(host, path)
     assert cells(compared.ui.keptTable) == table
+    assert signed.startswith("Rejected by CD") and compared.ui.signatureLabel.text == signed
     show(compared, column % (len(table[0]) - 1) + 1)
     assert np.abs(displaced(compared) - smooth).max() > 0.05
     show(compared, column)
