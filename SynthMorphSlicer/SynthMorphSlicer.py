@@ -47,6 +47,8 @@ class SynthMorphSlicerWidget(ScriptedLoadableModuleWidget):
         super().setup()
         from SynthMorphSlicerLib.panel import Panel
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SynthMorphSlicer.ui"))
+        compareWidget = slicer.util.loadUI(self.resourcePath("UI/Compare.ui"))
+        slicer.util.findChild(uiWidget, "comparePlace").layout().addWidget(compareWidget)
         self.layout.addWidget(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = SynthMorphSlicerLogic()

@@ -2,9 +2,17 @@
 
 from dataclasses import dataclass, field
 
+from slicer.i18n import tr as _
+
 OUTPUTS = ("transform", "volume", "jacobian", "segmentation")
 CLASSES = {"transform": "vtkMRMLTransformNode", "volume": "vtkMRMLScalarVolumeNode",
            "jacobian": "vtkMRMLScalarVolumeNode", "segmentation": "vtkMRMLSegmentationNode"}
+STAGES = {"loading model": _("Loading the model"), "preparing images": _("Preparing the images"),
+          "affine transform": _("Affine transform"), "deformable transform": _("Deformable transform"),
+          "refinement": _("Refinement"), "writing transforms": _("Writing transforms"),
+          "writing results": _("Writing results"), "Jacobian": _("Jacobian map"),
+          "carrying labels": _("Carrying labels along"), "trying again on the CPU": _("Trying again on the CPU"),
+          "downloading": _("Downloading"), "done": _("Done")}
 
 
 class InputError(ValueError):
@@ -50,3 +58,4 @@ class Job:
     reason: str = ""  # why this model was used
     preview: bool = False  # without the refinement that its settings ask for
     seconds: float = 0.0
+    fingerprint: str = ""  # of the transform as the worker gave it

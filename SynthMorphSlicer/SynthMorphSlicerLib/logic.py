@@ -9,7 +9,7 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from . import environment, maps, scene, segments
+from . import environment, maps, scene, segments, subject
 from .job import CLASSES, OUTPUTS, InputError, Job, Settings
 from .worker_client import WorkerClient
 
@@ -100,6 +100,8 @@ class RegistrationLogic:
             if node in (fixedNode, movingNode, initialTransform, *carriedLabels, *carriedPoints):
                 return _("'{name}' is an input and an output at once: choose another output.").format(
                     name=node.GetName())
+            if node.GetAttribute(scene.ATTRIBUTE + "kept"):
+                return _("'{name}' is kept for comparison: choose another output.").format(name=node.GetName())
         return ""
 
     def canChangeRegularization(self):
@@ -108,6 +110,12 @@ class RegistrationLogic:
                 and self._resultsOf == self.client.processID()
                 and self.job.settings.transform in ("joint", "deform")
                 and all(slicer.mrmlScene.GetNodeByID(i) for i in (self.job.fixedID, self.job.movingID)))
+
+    def holds(self, transformNode, fixedNode):
+        """True if a transform node is as the registration made it that the worker still has in memory, or a copy."""
+        return (self.job is not None and self._resultsOf is not None and self._resultsOf == self.client.processID()
+                and self.job.fixedID == fixedNode.GetID() and bool(self.job.fingerprint)
+                and subject.isSame(self.job.fingerprint, subject.fingerprint(transformNode, fixedNode)))
 
     def changeRegularization(self, regularization, preview=False, blocking=True, onProgress=None, onFinished=None,
                              onError=None):
@@ -287,6 +295,7 @@ class RegistrationLogic:
         if job.attach and "transform" in nodes:
             scene.attach(moving, nodes["transform"])
         job.outputs = nodes
+        job.fingerprint = subject.fingerprint(nodes["transform"], fixed) if "transform" in nodes else ""
         self.job, self._resultsOf = job, self.client.processID()
         return True
 
@@ -322,8 +331,10 @@ class RegistrationLogic:
     @staticmethod
     def _attributes(job, fixed, moving):
         provenance = job.provenance
+        iterations = provenance.get("refine")
         return {"fixed": fixed.GetName(), "moving": moving.GetName(), "lambda": job.settings.regularization,
-                "transform": job.settings.transform, "model": provenance.get("model", ""),
+                "transform": job.settings.transform, "refine": "" if iterations is None else iterations,
+                "model": provenance.get("model", ""),
                 "checksum": provenance.get("checksum", ""), "device": provenance.get("device", ""),
                 "extent": job.settings.extent, "steps": job.settings.steps, "seconds": f"{job.seconds:.1f}",
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S")}

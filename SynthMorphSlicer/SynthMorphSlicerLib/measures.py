@@ -15,6 +15,7 @@ from . import maps, scene, segments
 
 DEFORMING = ("joint", "deform")  # transforms for which lambda has a meaning
 TABLE_ROLE = "SynthMorphMeasures"  # from an output node to the table
+STEP = 0.5  # mm to each side, for the volume change at a point
 
 
 def valuesAt(point, transformNode, jacobianNode):
@@ -23,11 +24,25 @@ def valuesAt(point, transformNode, jacobianNode):
     if transformNode is not None and transformNode.GetTransformFromParent() is not None:
         partner = transformNode.GetTransformFromParent().TransformPoint(point)
         parts.append(_("displacement {distance:.1f} mm").format(distance=math.dist(point, partner)))
+    determinant = _determinantAt(point, transformNode, jacobianNode)
+    if determinant is not None:
+        parts.append(_("local volume {percent:+.0f} %").format(percent=100 * (determinant - 1)) if determinant > 0
+                     else _("folding"))
+    return ", ".join(parts)
+
+
+def _determinantAt(point, transformNode, jacobianNode):
+    """Local volume change at a point: as the map has it, or by differences of the transform where there is none."""
     value = _voxelAt(jacobianNode, point) if jacobianNode is not None else None
     if value is not None:
-        parts.append(_("folding") if value == maps.FOLDED
-                     else _("local volume {percent:+.0f} %").format(percent=100 * (2.0**value - 1)))
-    return ", ".join(parts)
+        return 0.0 if value == maps.FOLDED else 2.0**value
+    if transformNode is None or transformNode.GetTransformFromParent() is None:
+        return None
+    transform = transformNode.GetTransformFromParent()
+    steps = np.eye(3) * STEP
+    columns = [np.subtract(transform.TransformPoint(point + step), transform.TransformPoint(point - step))
+               for step in steps]
+    return float(np.linalg.det(np.array(columns).T / (2 * STEP)))
 
 
 def areThere(outputs):

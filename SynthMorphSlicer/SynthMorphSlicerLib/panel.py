@@ -9,21 +9,20 @@ import vtk
 from slicer.i18n import tr as _
 
 from . import environment, scene
+from .compare_section import CompareSection
+from .examine_section import ExamineSection
 from .import_section import ImportSection
-from .job import OUTPUTS, InputError
+from .job import OUTPUTS, STAGES, InputError
+from .landmark_section import LandmarkSection
 from .parameters import SynthMorphParameterNode
 from .review_section import ReviewSection
 from .setup_section import SetupSection
+from .subject import Subject
+from .workbench import Workbench
 
 POLL_MILLISECONDS = 50
 DOUBLE_CLICK_SECONDS = 0.4  # in which the second click on Register does not mean Cancel
 FOLLOW_MILLISECONDS = 150  # between two lambdas sent to the worker while the slider moves
-STAGES = {"loading model": _("Loading the model"), "preparing images": _("Preparing the images"),
-          "affine transform": _("Affine transform"), "deformable transform": _("Deformable transform"),
-          "refinement": _("Refinement"), "writing transforms": _("Writing transforms"),
-          "writing results": _("Writing results"), "Jacobian": _("Jacobian map"),
-          "carrying labels": _("Carrying labels along"), "trying again on the CPU": _("Trying again on the CPU"),
-          "downloading": _("Downloading"), "done": _("Done")}
 
 
 class Panel(slicer.util.VTKObservationMixin):
@@ -54,6 +53,10 @@ class Panel(slicer.util.VTKObservationMixin):
         self.setupSection = SetupSection(self.ui, logic, self)
         self.reviewSection = ReviewSection(self.ui, logic, self)
         self.importSection = ImportSection(self.ui, logic, self)
+        self.bench = Workbench(logic)
+        self.examineSection = ExamineSection(self.ui, self.bench, self)
+        self.landmarkSection = LandmarkSection(self.ui, self.bench, self)
+        self.compareSection = CompareSection(self.ui, self.bench, self)
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
@@ -103,6 +106,9 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onSceneStartClose(self, caller, event):
         self.setParameterNode(None)
         self.reviewSection.forget()
+        self.examineSection.forget()
+        self.landmarkSection.forget()
+        self.compareSection.forget()
         self.logic.close()
         self.showStatus("")
 
@@ -195,6 +201,14 @@ class Panel(slicer.util.VTKObservationMixin):
         """Nodes of ``carriedLabels`` or ``carriedPoints`` that are still in the scene."""
         return [node for node in getattr(self.parameters, name) if node is not None]
 
+    def subject(self, transform=None):
+        """The result that is reviewed, or another one of the same volumes; None without a scene."""
+        parameters = self.parameters
+        return None if parameters is None else Subject(
+            parameters.fixedVolume, parameters.movingVolume, transform or parameters.outputTransform,
+            tuple(self.carried("carriedLabels")), parameters.fixedLabels,
+            parameters.fixedLandmarks, parameters.movingLandmarks)
+
     def _onParametersChanged(self, caller=None, event=None):
         self._updateButtons()
         if self.parameters is None:
@@ -236,6 +250,9 @@ class Panel(slicer.util.VTKObservationMixin):
             getattr(ui, f"output{name}Selector").enabled = getattr(ui, f"make{name}CheckBox").checked
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
         self.reviewSection.update(parameters)
+        self.examineSection.update(parameters)
+        self.landmarkSection.update(parameters)
+        self.compareSection.update(parameters)
         self.importSection.update()
 
     # Register and Cancel
@@ -247,7 +264,23 @@ class Panel(slicer.util.VTKObservationMixin):
                 self.logic.cancel()
                 self.showStatus(self._whenCancelled)
             return
+        self.register()
+
+    def register(self, changes=None, onFinished=None):
+        """Register with the settings as they are shown.
+
+        :param changes: settings to change first, by name.  :param onFinished: called with the outputs when all is done.
+        """
         parameters = self.parameters
+        with slicer.util.NodeModify(parameters.parameterNode):
+            for name, value in (changes or {}).items():
+                setattr(parameters, name, value)
+
+        def finished(outputs):
+            self._onFinished(outputs)
+            if onFinished:
+                onFinished(outputs)
+
         self.logic.keepTemporaryFiles = parameters.keepTemporaryFiles
         outputs = {f"output{name.capitalize()}": node for name, node in self.wanted().items()}
         outputs.setdefault("outputTransform", None)
@@ -261,7 +294,7 @@ class Panel(slicer.util.VTKObservationMixin):
                 extent=parameters.extent, steps=parameters.steps,
                 refinement=None if parameters.refinement < 0 else parameters.refinement,
                 precision=parameters.precision.value, threads=parameters.threads, blocking=False,
-                onProgress=self.showProgress, onFinished=self._onFinished, onError=self.showError, **outputs)
+                onProgress=self.showProgress, onFinished=finished, onError=self.showError, **outputs)
         except InputError as error:
             self.showError({"message": str(error), "details": ""})
         except (OSError, RuntimeError) as error:
@@ -302,6 +335,11 @@ class Panel(slicer.util.VTKObservationMixin):
             self.reviewSection.showResult()
             if job.preview and not self.logic.isBusy() and not self._hasNewLambda():
                 self._changeLambda(job.settings.regularization, preview=False)  # the slider rests: now in full
+
+    def showLambda(self, value):
+        """Move the slider to the lambda of the result in front, which is not made again for it."""
+        self._followed = value
+        self.parameters.regularization = value
 
     # What the user sees
 

@@ -4,6 +4,7 @@ import enum
 from typing import Annotated
 
 from slicer import (
+    vtkMRMLMarkupsFiducialNode,
     vtkMRMLNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
@@ -55,6 +56,24 @@ class Precision(enum.Enum):
         return {Precision.FULL: _("Full (32 bit)"), Precision.FAST: _("Fast (TensorFloat-32)")}[self]
 
 
+class Variants(enum.Enum):
+    """What to register one after the other, to compare the results."""
+
+    LAMBDAS = "lambdas"
+    TRANSFORMS = "transforms"
+    REFINEMENT = "refinement"
+
+    def label(self):
+        return {Variants.LAMBDAS: _("Lambda 0.2, 0.5 and 0.8"), Variants.TRANSFORMS: _("Affine, then deformable too"),
+                Variants.REFINEMENT: _("Without and with refinement")}[self]
+
+    def steps(self):
+        """Settings of each, by the names of :class:`SynthMorphParameterNode`."""
+        return {Variants.LAMBDAS: [{"regularization": value} for value in (0.2, 0.5, 0.8)],
+                Variants.TRANSFORMS: [{"transformType": TransformType.AFFINE}, {"transformType": TransformType.JOINT}],
+                Variants.REFINEMENT: [{"refinement": 0}, {"refinement": -1}]}[self]
+
+
 @parameterNodeWrapper
 class SynthMorphParameterNode:
     """Inputs, settings and outputs of a registration.
@@ -91,3 +110,15 @@ class SynthMorphParameterNode:
     attachMoving: bool = False
 
     overlayOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
+
+    reviewRegion: vtkMRMLSegmentationNode
+    reviewSegment: str = ""
+    fixedLabels: vtkMRMLSegmentationNode
+    reviewDisagreement: bool = False
+    initials: str = ""
+    signComment: str = ""
+    fixedLandmarks: vtkMRMLMarkupsFiducialNode
+    movingLandmarks: vtkMRMLMarkupsFiducialNode
+    correctionRadius: Annotated[int, WithinRange(10, 100)] = 40
+
+    variants: Variants = Variants.LAMBDAS
