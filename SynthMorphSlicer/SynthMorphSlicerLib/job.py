@@ -38,6 +38,7 @@ class Job:
     pointIDs: tuple = ()
     initialID: str = ""
     attach: bool = False
+    replaceEdited: bool = False
     folder: str = ""
     labelFiles: list = field(default_factory=list)
     layers: list = field(default_factory=list)  # (segments) of each file, in the order of the files

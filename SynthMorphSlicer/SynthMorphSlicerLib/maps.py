@@ -65,6 +65,12 @@ def _markFolding(volumeNode, folds, fixedNode):
     return [node]
 
 
+def setAgreement(volumeNode, share, referenceNode):
+    """Fill a volume with the share of the votes that went to a voxel's label (0 to 1), and colour it."""
+    scene.setVolumeOnFixed(volumeNode, share, referenceNode)
+    _show(volumeNode, colors("SynthMorph agreement", SEQUENTIAL), 0.0, 1.0)
+
+
 def showMarks(jacobianNode, visible):
     """Show or hide what belongs to a Jacobian map in the views: its legend and its folding marks."""
     showLegend(jacobianNode, visible, "log2 J")

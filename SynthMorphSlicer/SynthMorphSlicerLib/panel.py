@@ -8,11 +8,13 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment, scene
+from . import environment, scene, segments, stages
+from .atlas_section import AtlasSection
 from .examine_section import ExamineSection
 from .import_section import ImportSection
 from .job import OUTPUTS, InputError
 from .landmark_section import LandmarkSection
+from .moving_section import MovingSection
 from .parameters import SynthMorphParameterNode
 from .review_section import ReviewSection
 from .setup_section import SetupSection
@@ -22,12 +24,6 @@ from .workbench import Workbench
 POLL_MILLISECONDS = 50
 DOUBLE_CLICK_SECONDS = 0.4  # in which the second click on Register does not mean Cancel
 FOLLOW_MILLISECONDS = 150  # between two lambdas sent to the worker while the slider moves
-STAGES = {"loading model": _("Loading the model"), "preparing images": _("Preparing the images"),
-          "affine transform": _("Affine transform"), "deformable transform": _("Deformable transform"),
-          "refinement": _("Refinement"), "writing transforms": _("Writing transforms"),
-          "writing results": _("Writing results"), "Jacobian": _("Jacobian map"),
-          "carrying labels": _("Carrying labels along"), "trying again on the CPU": _("Trying again on the CPU"),
-          "downloading": _("Downloading"), "done": _("Done")}
 
 
 class Panel(slicer.util.VTKObservationMixin):
@@ -61,6 +57,8 @@ class Panel(slicer.util.VTKObservationMixin):
         self.bench = Workbench(logic)
         self.examineSection = ExamineSection(self.ui, self.bench, self)
         self.landmarkSection = LandmarkSection(self.ui, self.bench, self)
+        self.atlasSection = AtlasSection(self.ui, logic, self)
+        self.movingSection = MovingSection(self.ui, logic, self)
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
@@ -74,10 +72,12 @@ class Panel(slicer.util.VTKObservationMixin):
         self._pollTimer.start()
         self.setParameterNode(self._getParameterNode())
         self.reviewSection.enter()
+        self.atlasSection.enter()
         self.setupSection.refresh()
 
     def exit(self):
         self.reviewSection.exit()
+        self.atlasSection.exit()
         self.setParameterNode(None)
         if not self._isWorking():
             self._pollTimer.stop()
@@ -102,14 +102,14 @@ class Panel(slicer.util.VTKObservationMixin):
             self._guiTag = self.parameters.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
             self._showCarried()
+            self.movingSection.show(self.parameters)
             self._pair = self._chosenPair()
         self._onParametersChanged()
 
     def _onSceneStartClose(self, caller, event):
         self.setParameterNode(None)
-        self.reviewSection.forget()
-        self.examineSection.forget()
-        self.landmarkSection.forget()
+        for section in (self.reviewSection, self.examineSection, self.landmarkSection, self.atlasSection):
+            section.forget()
         self.logic.close()
         self.showStatus("")
 
@@ -182,6 +182,10 @@ class Panel(slicer.util.VTKObservationMixin):
                         getattr(self.parameters, f"output{name.capitalize()}")) for name in OUTPUTS}
         return {name: node or True for name, (make, node) in nodes.items() if make}
 
+    def settings(self):
+        """The settings, also when the user has left the module meanwhile: they learn of results all the same."""
+        return self.parameters or SynthMorphParameterNode(self._getParameterNode())
+
     def problem(self):
         """Why Register is not possible now, as one sentence, or an empty string."""
         if self.parameters is None:
@@ -244,9 +248,9 @@ class Panel(slicer.util.VTKObservationMixin):
         ui.applyButton.toolTip = problem or (_("Stop now; the scene stays as it is") if busy else
                                              _("Bring the moving volume onto the fixed one"))
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
-        self.reviewSection.update(parameters)
-        self.examineSection.update(parameters)
-        self.landmarkSection.update(parameters)
+        for section in (self.reviewSection, self.examineSection, self.landmarkSection, self.atlasSection,
+                        self.movingSection):
+            section.update(parameters)
         self.importSection.update()
 
     # Register and Cancel
@@ -262,6 +266,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.logic.keepTemporaryFiles = parameters.keepTemporaryFiles
         outputs = {f"output{name.capitalize()}": node for name, node in self.wanted().items()}
         outputs.setdefault("outputTransform", None)
+        replaceEdited = bool(parameters.carriedLabels) and self.mayReplace(outputs.get("outputSegmentation"))
         self.watch(_("Starting"))
         try:
             self.logic.register(
@@ -271,11 +276,20 @@ class Panel(slicer.util.VTKObservationMixin):
                 attachMoving=parameters.attachMoving, model=parameters.model.value, device=parameters.device,
                 extent=parameters.extent, steps=parameters.steps,
                 refinement=None if parameters.refinement < 0 else parameters.refinement,
-                precision=parameters.precision.value, threads=parameters.threads, blocking=False,
+                precision=parameters.precision.value, threads=parameters.threads,
+                replaceEdited=replaceEdited, blocking=False,
                 onProgress=self.showProgress, onFinished=self._onFinished, onError=self.showError, **outputs)
         except (InputError, OSError, RuntimeError) as error:
             self.showError({"kind": "user", "message": str(error), "details": ""})
         self._updateButtons()
+
+    @staticmethod
+    def mayReplace(node):
+        """Ask before a segmentation that was changed by hand is overwritten; if not, a new one will be made."""
+        return (isinstance(node, slicer.vtkMRMLSegmentationNode) and segments.isEdited(node)
+                and slicer.util.confirmYesNoDisplay(
+                    _("'{name}' was changed by hand. Replace it? No keeps it and makes a new segmentation.").format(
+                        name=node.GetName()), _("Replace the segmentation")))
 
     def _onFollow(self):
         """Send the slider's lambda if the result does not show it yet."""
@@ -291,8 +305,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._updateButtons()
 
     def _onFinished(self, outputs):
-        # the user may have left the module meanwhile; the settings then learn of the outputs all the same
-        parameters = self.parameters or SynthMorphParameterNode(self._getParameterNode())
+        parameters = self.settings()
         job = self.logic.job
         if not self.logic.isBusy():
             self._followed = job.settings.regularization
@@ -342,7 +355,7 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def showProgress(self, stage, fraction, message):
         """One step of the worker: its stage, the share of the work done before it, and a remark."""
-        label = STAGES.get(stage, stage)
+        label = stages.label(stage)
         if label != self._stage:
             self.log(label)
         self._stage = " ".join(filter(None, (label, message)))

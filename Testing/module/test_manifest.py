@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SynthMorphSlicer"
 sys.path.insert(0, str(MODULE))
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
-UI = MODULE / "Resources/UI/SynthMorphSlicer.ui"
+UI = sorted((MODULE / "Resources/UI").glob("*.ui"))
 
 
 def listed(name):
@@ -86,17 +86,21 @@ def test_reload_knows_every_module():
 
 
 def test_ui_hands_the_scene_to_every_selector_and_names_real_parameters():
-    tree = ElementTree.parse(UI)
-    selectors = {widget.get("name") for widget in tree.iter("widget") if "NodeComboBox" in widget.get("class")}
-    connected = {connection.findtext("receiver") for connection in tree.iter("connection")
-                 if connection.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"}
-    assert selectors == connected
+    names, bound = [], set()
+    for path in UI:
+        tree = ElementTree.parse(path)
+        selectors = {widget.get("name") for widget in tree.iter("widget") if "NodeComboBox" in widget.get("class")}
+        connected = {connection.findtext("receiver") for connection in tree.iter("connection")
+                     if connection.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"}
+        assert selectors == connected, path
+        bound |= {prop.findtext("string") for prop in tree.iter("property")
+                  if prop.get("name") == "SlicerParameterName"}
+        names += [widget.get("name") for widget in tree.iter("widget")]
     source = (MODULE / "SynthMorphSlicerLib/parameters.py").read_text()
-    bound = {prop.findtext("string") for prop in tree.iter("property") if prop.get("name") == "SlicerParameterName"}
     members = set(re.findall(r"^    (\w+): ", source, re.MULTILINE))
-    assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device", "reviewSegment"}
-    names = [widget.get("name") for widget in tree.iter("widget")]
-    assert len(names) == len(set(names))
+    assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device", "reviewSegment",
+                                                    "atlases", "movingItems"}
+    assert len(names) == len(set(names))  # the panel has them in one place
 
 
 @pytest.mark.parametrize("path", sorted((MODULE / "SynthMorphSlicerLib").glob("*.py")), ids=lambda path: path.name)
@@ -108,7 +112,8 @@ def test_slicer_wing_reads_on_every_supported_python(path):
 def test_everything_one_can_touch_has_a_tool_tip():
     kinds = ("QPushButton", "QCheckBox", "QComboBox", "QSpinBox", "ctkSliderWidget", "ctkPathLineEdit",
              "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "QTableWidget", "QLineEdit")
-    widgets = [widget for widget in ElementTree.parse(UI).iter("widget") if widget.get("class") in kinds]
+    widgets = [widget for path in UI for widget in ElementTree.parse(path).iter("widget")
+               if widget.get("class") in kinds]
     assert len(widgets) > 30
     for widget in widgets:
         tips = [prop.findtext("string") for prop in widget.findall("property") if prop.get("name") == "toolTip"]
