@@ -186,6 +186,7 @@ class AtlasSection:
         self._change(make)
 
     def _change(self, action):
+        self.panel.hideError()
         try:
             action()
         except InputError as error:
@@ -219,7 +220,7 @@ class AtlasSection:
             return
         self._running = True
         self._showAtlases()
-        self.update(parameters)
+        self.panel.updateButtons()
 
     def _onProgress(self, message):
         stage = stages.label(message.get("state") or message["stage"])
@@ -330,6 +331,7 @@ class AtlasSection:
                 onFinished=self._onCarriedBack, onError=self.panel.showError)
         except InputError as error:
             self.panel.showError({"message": str(error), "details": ""})
+        self.panel.updateButtons()
 
     def _onCarriedBack(self, segmentation):
         volume = transferring.sourceOf(segmentation)

@@ -12,7 +12,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
@@ -114,7 +113,7 @@ def _write(folder, name, volumeNode, labelsNode):
     parent = scene.detached(volumeNode)
     layers, _empty = segments.layersOf(labelsNode, volumeNode)
     known = [(identifier, segment) for layer in layers for identifier, segment in layer.segments]
-    numbers = _numbers(known)
+    numbers = structures.numbersOf(known)
     array = subject.labelArray([labelsNode], volumeNode, parent, lambda identifier, segment: numbers[identifier])
     if not array.any():
         raise InputError(_("'{labels}' has no voxel on '{volume}': choose the segmentation that belongs to it.").format(
@@ -128,11 +127,3 @@ def _write(folder, name, volumeNode, labelsNode):
         table.writerows(sorted(rows, key=lambda row: row["LabelValue"]))
     told = {"name": name, "image": "volume.nrrd", "labels": "labels.nrrd", "table": "names.csv"}
     (folder / "atlas.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-
-
-def _numbers(known):
-    """Label of each segment by ID: its own value where all differ, else its place in the list."""
-    values = [segment.GetLabelValue() for _identifier, segment in known]
-    if len(set(values)) < len(values) or max(values, default=0) > np.iinfo(np.int16).max:
-        values = range(1, len(known) + 1)
-    return dict(zip([identifier for identifier, _segment in known], values))

@@ -64,6 +64,7 @@ class MovingSection:
                             onProgress=lambda m: self.panel.showProgress(m["stage"], m["fraction"], m["message"]))
         except InputError as error:
             self.panel.showError({"message": str(error), "details": ""})
+        self.panel.updateButtons()
 
     def _onMoved(self, copies):
         self.panel.showStatus(_("Made {names}.").format(names=", ".join(f"'{copy.GetName()}'" for copy in copies)))

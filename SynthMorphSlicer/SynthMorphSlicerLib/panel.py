@@ -211,7 +211,7 @@ class Panel(slicer.util.VTKObservationMixin):
             parameters.fixedLandmarks, parameters.movingLandmarks)
 
     def _onParametersChanged(self, caller=None, event=None):
-        self._updateButtons()
+        self.updateButtons()
         if self.parameters is None:
             return
         self._showDevices()
@@ -239,7 +239,8 @@ class Panel(slicer.util.VTKObservationMixin):
         return (parameters is not None and self.logic.canChangeRegularization()
                 and parameters.regularization != self._followed and _isAbout(self.logic.job, parameters))
 
-    def _updateButtons(self):
+    def updateButtons(self):
+        """All buttons say what they would do, or what is missing; to be called when work has been started."""
         ui, parameters = self.ui, self.parameters
         busy = self.logic.isBusy()
         problem = "" if busy else self.problem()
@@ -281,7 +282,7 @@ class Panel(slicer.util.VTKObservationMixin):
                 onProgress=self.showProgress, onFinished=self._onFinished, onError=self.showError, **outputs)
         except (InputError, OSError, RuntimeError) as error:
             self.showError({"kind": "user", "message": str(error), "details": ""})
-        self._updateButtons()
+        self.updateButtons()
 
     @staticmethod
     def mayReplace(node):
@@ -302,7 +303,7 @@ class Panel(slicer.util.VTKObservationMixin):
             self.watch(_("Changing lambda"))
         self.logic.changeRegularization(value, preview, blocking=False, onProgress=self.showProgress,
                                         onFinished=self._onFinished, onError=self.showError)
-        self._updateButtons()
+        self.updateButtons()
 
     def _onFinished(self, outputs):
         parameters = self.settings()
@@ -346,12 +347,16 @@ class Panel(slicer.util.VTKObservationMixin):
         self._started, self._stage = time.monotonic(), stage
         self._whenCancelled = whenCancelled or _("Cancelled; the scene is as it was.")
         self.ui.progressBar.maximum = 0 if indefinite else 100
-        self.ui.errorLabel.visible = self.ui.detailsButton.visible = self.ui.detailsButton.checked = False
+        self.hideError()
         self.ui.progressBar.value = 0
         self.ui.progressBar.visible = True
         self.ui.statusLabel.text = stage
         self._pollTimer.start()
-        self._updateButtons()
+        self.updateButtons()
+
+    def hideError(self):
+        """Something else has gone well since."""
+        self.ui.errorLabel.visible = self.ui.detailsButton.visible = self.ui.detailsButton.checked = False
 
     def showProgress(self, stage, fraction, message):
         """One step of the worker: its stage, the share of the work done before it, and a remark."""
@@ -367,7 +372,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.ui.statusLabel.text = message
         if message:
             self.log(message)
-        self._updateButtons()
+        self.updateButtons()
 
     def showError(self, error):
         """One sentence in the panel, the rest on demand and in the application's log."""

@@ -5,11 +5,13 @@ The engine keeps of a structure whatever columns its table has.  Those that Slic
 """
 
 import slicer
+import vtk
 
 TERMINOLOGY = "TerminologyEntry"  # Slicer's name of the tag
 PARTS = ("Category", "Type", "TypeModifier", "Region", "RegionModifier")
 FIELDS = ("CodingScheme", "CodeValue", "CodeMeaning")
 COLUMNS = tuple(f"{part}_{field}" for part in PARTS for field in FIELDS)
+LARGEST = 32767  # label that a written label map can hold
 PREFIX = "Label_"  # of the IDs of segments that stand for labels of an atlas
 
 
@@ -24,6 +26,22 @@ def segmentOf(structure):
     return f"{PREFIX}{structure['label']}", segment
 
 
+def numbersOf(known):
+    """Label of each segment by ID: that of the atlas it came from, else its own value, else one that is free.
+
+    :param known: list of (ID, segment).
+    """
+    numbers = {identifier: int(identifier[len(PREFIX):]) for identifier, _segment in known
+               if identifier.startswith(PREFIX) and identifier[len(PREFIX):].isdigit()}
+    for identifier, segment in known:
+        if identifier not in numbers:
+            taken = set(numbers.values())
+            number = segment.GetLabelValue()
+            numbers[identifier] = number if 0 < number <= LARGEST and number not in taken else next(
+                free for free in range(1, LARGEST) if free not in taken)
+    return numbers
+
+
 def rowOf(label, segment):
     """The row of a segment in a colour table, by column."""
     entry = columns(tagOf(segment, TERMINOLOGY))
@@ -34,9 +52,8 @@ def rowOf(label, segment):
 
 def tagOf(segment, name):
     """A tag of a segment, or an empty string."""
-    tags = {}
-    segment.GetTags(tags)
-    return tags.get(name, "")
+    value = vtk.reference("")
+    return str(value) if segment.GetTag(name, value) else ""
 
 
 def columns(entry):

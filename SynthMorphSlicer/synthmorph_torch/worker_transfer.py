@@ -51,11 +51,14 @@ def transfer(request: Message, model: Model, tell: Callable[..., None]) -> Messa
     atlas (patient to atlas points), and the faults.
     """
     from . import images
+    from .errors import SynthMorphError
     from .transfer import transfer as carry
     from .volumes import as_csv
     folder = Path(request["folder"])
     tell(stage="reading the atlases", fraction=0.0)
     atlases, faults = read_library(request["folders"])
+    if faults and not atlases:
+        raise SynthMorphError(faults[0].sentence)
     patient = images.read_image(request["patient"])
     names: list[str] = []
 
