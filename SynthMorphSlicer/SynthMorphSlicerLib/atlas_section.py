@@ -35,6 +35,7 @@ class AtlasSection:
         ui.atlasCollapsibleButton.connect("contentsCollapsed(bool)", self.onCollapsed)
         for selector in (ui.makeAtlasVolumeSelector, ui.makeAtlasLabelsSelector):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: self.update(panel.parameters))
+        ui.atlasLabel.visible = False
         self._showAtlases()
 
     # Life cycle
@@ -52,6 +53,7 @@ class AtlasSection:
         """The scene is going away."""
         self.exit()
         self._running, self._states, self._shownStructures = False, {}, None
+        self.ui.atlasLabel.visible = False
 
     def onCollapsed(self, collapsed):
         """Look into the folders when the section is unfolded; that is the first time anyone wants to know."""
@@ -136,13 +138,16 @@ class AtlasSection:
         texts = [[row["name"], row["text"], row["fault"] or self._states.get(row["folder"], "")] for row in self._rows]
         state = _("Reading...") if self._isReading else _("State")
         tables.fill(self.ui.atlasesTable, [_("Atlas"), _("Labels"), state], texts,
-                    ["bad" if row["fault"] else "" for row in self._rows], 2)
+                    ["bad" if row["fault"] else "" for row in self._rows], 2, stretched=True)
         for number, row in enumerate(self._rows):
             item = self.ui.atlasesTable.item(number, 0)
             if not row["fault"]:
                 item.setCheckState(qt.Qt.Checked if row["folder"] in ticked else qt.Qt.Unchecked)
             for column in range(3):
                 self.ui.atlasesTable.item(number, column).setToolTip(row["fault"] or row["folder"])
+        for column in range(2):
+            self.ui.atlasesTable.resizeColumnToContents(column)  # again, with the check marks
+        self.ui.atlasesTable.resizeRowsToContents()  # a fault may take several lines
         self._updating = False
 
     def _onTicked(self, item):
@@ -255,6 +260,7 @@ class AtlasSection:
             parts.append(segments.KEPT.format(name=made["kept"].GetName()))
         parts += [fault["sentence"] for fault in made["faults"]]
         self.ui.atlasLabel.text = " ".join(parts)
+        self.ui.atlasLabel.visible = True
         self.panel.showStatus(parts[0])
         if self.panel.parameters is not None:
             views.show(settings.patientVolume)
@@ -294,7 +300,7 @@ class AtlasSection:
         if self.ui.atlasCollapsibleButton.collapsed or self._shownStructures == (node and node.GetID() or ""):
             return
         self._shownStructures = node.GetID() if node is not None else ""
-        tables.fill(self.ui.structuresTable, volumes.titles(), self._structures(node))
+        tables.fill(self.ui.structuresTable, volumes.titles(), self._structures(node), stretched=True)
 
     @staticmethod
     def _structures(node):
@@ -311,7 +317,8 @@ class AtlasSection:
 
     def _listTransforms(self, node):
         box = self.ui.carryBackComboBox
-        names = {one.GetID(): one.GetName() for one in transferring.transformsOf(node)} if node is not None else {}
+        names = {} if node is None else {one.GetID(): one.GetAttribute(transferring.ATLAS_NAME) or one.GetName()
+                                         for one in transferring.transformsOf(node)}
         if {box.itemData(n): box.itemText(n) for n in range(box.count)} != names:
             box.clear()
             for identifier, name in names.items():

@@ -66,9 +66,15 @@ def _markFolding(volumeNode, folds, fixedNode):
 
 
 def setAgreement(volumeNode, share, referenceNode):
-    """Fill a volume with the share of the votes that went to a voxel's label (0 to 1), and colour it."""
+    """Fill a volume with the share of the votes that went to a voxel's label (0 to 1), and colour it.
+
+    Where all agree nothing is drawn, so that the patient is seen there.
+    """
     scene.setVolumeOnFixed(volumeNode, share, referenceNode)
-    _show(volumeNode, colors("SynthMorph agreement", SEQUENTIAL), 0.0, 1.0)
+    _show(volumeNode, colors("SynthMorph agreement", SEQUENTIAL[:0:-1]), 0.0, 1.0)
+    volumeNode.GetDisplayNode().SetThreshold(0.0, 0.999)
+    volumeNode.GetDisplayNode().SetApplyThreshold(True)
+    volumeNode.GetDisplayNode().SetInterpolate(False)
 
 
 def showMarks(jacobianNode, visible):

@@ -22,6 +22,7 @@ PATIENT_ROLE = "SynthMorphPatient"  # from a propagated segmentation to the pati
 AGREEMENT_ROLE = "SynthMorphAgreement"  # ... to the map of agreement
 TRANSFORM_ROLE = "SynthMorphAtlasTransform"  # ... to the transform of each atlas
 ATLAS = scene.ATTRIBUTE + "atlasFolder"  # attribute of a transform or an atlas' volume
+ATLAS_NAME = scene.ATTRIBUTE + "atlasName"
 
 
 class AtlasTransfer:
@@ -217,6 +218,7 @@ def _transforms(told, segmentationNode, patient):
             "vtkMRMLTransformNode", _("{atlas} to {patient}").format(atlas=one["name"], patient=patient))
         scene.setTransform(node, scene.vtkTransform(one["patient_to_atlas"]))
         node.SetAttribute(ATLAS, one["folder"])
+        node.SetAttribute(ATLAS_NAME, one["name"])
         nodes.append(node)
     segmentationNode.RemoveNodeReferenceIDs(TRANSFORM_ROLE)
     for node in nodes:

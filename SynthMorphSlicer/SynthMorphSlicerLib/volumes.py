@@ -15,13 +15,13 @@ ATLAS_VOLUMES = scene.ATTRIBUTE + "atlasVolumes"  # attribute: mm3 in the atlase
 
 def titles():
     """Column titles of :func:`table`."""
-    return [_("Structure"), _("Voxels"), _("Volume (mm3)"), _("Asymmetry (%)"), _("Atlas (mm3)"), _("Change (%)")]
+    return [_("Structure"), _("mm³"), _("Asymmetry %"), _("Atlas mm³"), _("Change %")]
 
 
 def table(segmentationNode):
     """One row of text for each segment.
 
-    Asymmetry is 100 (left - right) / mean of both, where the names tell the sides; change is against the mean of the
+    Volumes are in cubic millimetres.  Asymmetry is 100 (left - right) / mean of both, where the names tell the sides; change is against the mean of the
     atlases, where the segmentation came from atlases.
     """
     from synthmorph_torch.volumes import compare
@@ -32,7 +32,7 @@ def table(segmentationNode):
     rows = compare({numbers[i]: volume for i, (_voxels, volume) in sizes.items()},
                    {numbers[i]: voxels for i, (voxels, _volume) in sizes.items()}, names,
                    [{numbers[i]: volume for i, volume in atlas.items() if i in numbers}])
-    return [[row.name, str(row.voxels), f"{row.volume_mm3:.0f}", _text(row.asymmetry_percent, "+.1f"),
+    return [[row.name, f"{row.volume_mm3:.0f}", _text(row.asymmetry_percent, "+.1f"),
              _text(row.atlas_mm3, ".0f"), _text(row.change_percent, "+.1f")] for row in rows]
 
 
