@@ -113,8 +113,12 @@ def _write(folder, name, volumeNode, labelsNode):
     parent = scene.detached(volumeNode)
     layers, _empty = segments.layersOf(labelsNode, volumeNode)
     known = [(identifier, segment) for layer in layers for identifier, segment in layer.segments]
-    numbers = structures.numbersOf(known)
-    array = subject.labelArray([labelsNode], volumeNode, parent, lambda identifier, segment: numbers[identifier])
+    if labelsNode.IsA("vtkMRMLSegmentationNode"):
+        numbers = structures.numbersOf(known)
+    else:  # whose segments get another ID each time one looks
+        numbers = {identifier: segment.GetLabelValue() for identifier, segment in known}
+    array = subject.labelArray([labelsNode], volumeNode, parent,
+                               lambda identifier, segment: numbers.get(identifier, segment.GetLabelValue()))
     if not array.any():
         raise InputError(_("'{labels}' has no voxel on '{volume}': choose the segmentation that belongs to it.").format(
             labels=labelsNode.GetName(), volume=volumeNode.GetName()))

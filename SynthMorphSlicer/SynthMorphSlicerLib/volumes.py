@@ -21,8 +21,8 @@ def titles():
 def table(segmentationNode):
     """One row of text for each segment.
 
-    Volumes are in cubic millimetres.  Asymmetry is 100 (left - right) / mean of both, where the names tell the sides; change is against the mean of the
-    atlases, where the segmentation came from atlases.
+    Volumes are in cubic millimetres.  Asymmetry is 100 (left - right) / mean of both, where the names tell the sides;
+    change is against the mean of the atlases, where the segmentation came from atlases.
     """
     from synthmorph_torch.volumes import compare
     sizes = segments.sizesOf(segmentationNode)
