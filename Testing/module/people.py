@@ -30,11 +30,15 @@ def library(folder, names=("anna", "bert"), broken="broken"):
 
 
 def patient(folder):
-    """A volume node, and the true label array on its grid."""
-    import SimpleITK as sitk
-    image, labels = _person(2)
-    _write(image, folder / "patient.nrrd")
-    return loadVolume(folder / "patient.nrrd", "patient"), sitk.GetArrayFromImage(labels)
+    """A volume node, and the true label array on its grid, whose order is that of the node."""
+    import slicer
+    nodes = []
+    for name, image in zip(("patient", "truth"), _person(2)):
+        _write(image, folder / f"{name}.nrrd")
+        nodes.append(loadVolume(folder / f"{name}.nrrd", name))
+    truth = slicer.util.arrayFromVolume(nodes[1]).copy()
+    slicer.mrmlScene.RemoveNode(nodes[1])
+    return nodes[0], truth
 
 
 def dice(one, other):
