@@ -248,6 +248,22 @@ def test_what_cannot_be_moved_is_said(made, logic):
     patient.SetAndObserveTransformNodeID(None)
 
 
+def test_a_registration_leaves_an_edited_segmentation_alone(made, logic):
+    from SynthMorphSlicerLib import segments
+    patient, atlas = made["patient"], made["transfer"].showAtlas(str(made["folder"] / "anna"))
+    drawn = made["transfer"].carryBack(made["segmentation"], made["transforms"][0])
+    given = {"transform": "affine", "model": "compact", "device": "cpu", "carriedLabels": [drawn]}
+    first = logic.register(patient, atlas, outputSegmentation=True, **given)["segmentation"]
+    assert not segments.isEdited(first)
+    assert logic.register(patient, atlas, outputSegmentation=first, **given)["segmentation"] is first
+    first.GetSegmentation().GetNthSegment(0).SetName("mine")
+    second = logic.register(patient, atlas, outputSegmentation=first, **given)["segmentation"]
+    assert second is not first and "is kept as it is" in logic.job.note
+    assert first.GetSegmentation().GetNthSegment(0).GetName() == "mine"
+    third = logic.register(patient, atlas, outputSegmentation=first, replaceEdited=True, **given)["segmentation"]
+    assert third is first and first.GetSegmentation().GetNthSegment(0).GetName() != "mine"
+
+
 def test_settings_that_somebody_else_wrote_do_no_harm(made, library):
     import slicer
     from SynthMorphSlicerLib import atlases, volumes

@@ -34,7 +34,7 @@ def test_without_torch_the_setup_opens_and_explains(panel, monkeypatch):
     from SynthMorphSlicerLib import environment
     monkeypatch.setattr(environment, "isReady", lambda: False)
     panel.setupSection.refresh()
-    panel._updateButtons()
+    panel.updateButtons()
     assert not panel.ui.setupCollapsibleButton.collapsed
     assert not panel.ui.installButton.isHidden()
     assert "PyTorch extension" in panel.ui.setupLabel.text
