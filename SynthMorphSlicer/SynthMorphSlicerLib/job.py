@@ -2,17 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from slicer.i18n import tr as _
-
 OUTPUTS = ("transform", "volume", "jacobian", "segmentation")
 CLASSES = {"transform": "vtkMRMLTransformNode", "volume": "vtkMRMLScalarVolumeNode",
            "jacobian": "vtkMRMLScalarVolumeNode", "segmentation": "vtkMRMLSegmentationNode"}
-STAGES = {"loading model": _("Loading the model"), "preparing images": _("Preparing the images"),
-          "affine transform": _("Affine transform"), "deformable transform": _("Deformable transform"),
-          "refinement": _("Refinement"), "writing transforms": _("Writing transforms"),
-          "writing results": _("Writing results"), "Jacobian": _("Jacobian map"),
-          "carrying labels": _("Carrying labels along"), "trying again on the CPU": _("Trying again on the CPU"),
-          "downloading": _("Downloading"), "done": _("Done")}
 
 
 class InputError(ValueError):
@@ -46,6 +38,7 @@ class Job:
     pointIDs: tuple = ()
     initialID: str = ""
     attach: bool = False
+    replaceEdited: bool = False
     folder: str = ""
     labelFiles: list = field(default_factory=list)
     layers: list = field(default_factory=list)  # (segments) of each file, in the order of the files

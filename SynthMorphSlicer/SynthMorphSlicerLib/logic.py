@@ -27,14 +27,15 @@ class RegistrationLogic:
         self.keepTemporaryFiles = keepTemporaryFiles
         self.job = None  # the registration under way or the last one
         self._resultsOf = None  # process that still holds the last registration
+        self._folders = []  # of requests under way
 
     # What scripts call
 
     def register(self, fixedNode, movingNode, transform="joint", regularization=0.5, outputTransform=True,
                  outputVolume=None, outputJacobian=None, outputSegmentation=None, carriedLabels=(), carriedPoints=(),
                  initialTransform=None, attachMoving=False, model="auto", device="auto", extent=256, steps=7,
-                 refinement=None, precision="full", threads=0, blocking=True, onProgress=None, onFinished=None,
-                 onError=None):
+                 refinement=None, precision="full", threads=0, replaceEdited=False, blocking=True, onProgress=None,
+                 onFinished=None, onError=None):
         """Bring a moving volume onto a fixed one.
 
         Example, in Slicer's Python console::
@@ -54,6 +55,8 @@ class RegistrationLogic:
         :param model: "auto", "official" or "compact".  :param device: "auto", "cpu", "cuda:0", ...
         :param extent: 192 or 256 mm.  :param steps: integration steps.  :param refinement: iterations, None for
           the model's own number.  :param precision: "full" or "fast".  :param threads: of the CPU, 0 for all.
+        :param replaceEdited: overwrite an output segmentation even if it was changed by hand since it was made; else it
+          is left alone and a new one is made.
         :param blocking: wait and return the outputs; else return at once, and call :meth:`poll` regularly.
         :param onProgress: called with stage, fraction and message.  :param onFinished: with the outputs.
         :param onError: called with a dictionary of ``kind``, ``message`` (one sentence) and ``details``; when blocking
@@ -68,7 +71,7 @@ class RegistrationLogic:
             raise InputError(problem)
         job = Job(fixedNode.GetID(), movingNode.GetID(), settings, wanted,
                   tuple(node.GetID() for node in carriedLabels), tuple(node.GetID() for node in carriedPoints),
-                  initialTransform.GetID() if initialTransform else "", attachMoving)
+                  initialTransform.GetID() if initialTransform else "", attachMoving, replaceEdited)
         return self._start(job, blocking, onProgress, onFinished, onError)
 
     def problem(self, fixedNode, movingNode, wanted, initialTransform=None, carriedLabels=(), carriedPoints=()):
@@ -129,7 +132,7 @@ class RegistrationLogic:
             raise InputError(_("Register first: there is no registration to change."))
         job = replace(self.job, settings=replace(self.job.settings, regularization=regularization),
                       wanted={name: node.GetID() for name, node in self.job.outputs.items()}, outputs={},
-                      carried=dict(self.job.carried), started=time.monotonic())
+                      carried=dict(self.job.carried), started=time.monotonic(), replaceEdited=False)
         message = {"command": "relambda", "regularization": regularization, "refine": not preview,
                    "outputs": self._outputFiles(job)}
         return self._run(job, message, blocking, onProgress, onFinished, onError)
@@ -146,28 +149,59 @@ class RegistrationLogic:
         if not str(path).lower().endswith(FREESURFER_FILES):
             raise InputError(_("'{path}' is no FreeSurfer transform ({endings}): load other transforms with File > Add "
                                "Data.").format(path=path, endings=", ".join(FREESURFER_FILES)))
-        folder, results, failures = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath), [], []
-
         def finished(answer):
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", Path(path).name.split(".")[0])
             scene.setTransform(node, scene.vtkTransform(answer["fixed_to_moving"]))
             node.SetAttribute(scene.ATTRIBUTE + "file", str(path))
-            scene.removeFolder(folder)
-            results.append(node)
+            return node
+
+        return self.request("transform", lambda folder: {"path": str(path), "folder": folder}, finished, blocking,
+                            None, onFinished, onError)
+
+    def request(self, command, makeMessage, digest, blocking=True, onProgress=None, onFinished=None, onError=None):
+        """Write files, send the worker a command, bring its answer into the scene, and clean up.
+
+        :param makeMessage: function of a temporary folder that writes there what is needed and gives the arguments.
+        :param digest: function of the answer; what it gives is handed on.
+        :param onProgress: called with the worker's progress messages.
+        :param onFinished: called with what ``digest`` gave.  :param onError: as for :meth:`register`.
+        :return: what ``digest`` gave when blocking, else None.
+        :raises RuntimeError: it failed, when blocking without ``onError``.
+        """
+        folder, results, failures = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath), [], []
+        self._folders.append(folder)
+        try:
+            message = makeMessage(folder)
+        except Exception:
+            self._remove(folder)
+            raise
+
+        def finished(answer):
+            try:
+                results.append(digest(answer))
+            except InputError as error:  # the scene has changed meanwhile
+                failed({"kind": "user", "message": str(error), "details": ""})
+                return
+            self._remove(folder)
             if onFinished:
-                onFinished(node)
+                onFinished(results[0])
 
         def failed(error):
-            scene.removeFolder(folder)
+            self._remove(folder)
             (onError or failures.append)(error)
 
-        self.ask("transform", finished, failed, path=str(path), folder=folder)
+        self.ask(command, finished, failed, onProgress, **message)
         if not blocking:
             return None
         self.client.wait()
         if failures:
             raise RuntimeError(failures[0]["message"])
         return results[0] if results else None
+
+    def _remove(self, folder):
+        if folder in self._folders:  # a cancellation may have been quicker
+            self._folders.remove(folder)
+            scene.removeFolder(folder)
 
     def poll(self):
         """Deliver what the worker has sent; call it regularly while a registration runs."""
@@ -182,6 +216,8 @@ class RegistrationLogic:
         self.client.cancel()
         self._resultsOf = None
         self._forgetFiles()
+        for folder in list(self._folders):
+            self._remove(folder)
 
     def ask(self, command, onResult=None, onError=None, onProgress=None, inquiry=False, **arguments):
         """Send the worker one of its other commands (see ``synthmorph_torch.protocol``)."""
@@ -282,6 +318,9 @@ class RegistrationLogic:
             if name == "segmentation" and not (warped or job.empty):
                 continue  # nothing was given to carry along
             node = slicer.mrmlScene.GetNodeByID(job.wanted[name]) if job.wanted[name] else None
+            if name == "segmentation" and node and not job.replaceEdited and segments.isEdited(node):
+                job.note = " ".join(filter(None, (job.note, segments.KEPT.format(name=node.GetName()))))
+                node = None
             nodes[name] = node or slicer.mrmlScene.AddNewNodeByClass(
                 CLASSES[name], names[name].format(moving=moving.GetName(), fixed=fixed.GetName()))
         more = self._fill(nodes, job, forward, arrays, warped, fixed, moving)

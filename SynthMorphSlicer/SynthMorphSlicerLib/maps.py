@@ -71,6 +71,18 @@ def markFolding(volumeNode, fixedNode):
     return [node]
 
 
+def setAgreement(volumeNode, share, referenceNode):
+    """Fill a volume with the share of the votes that went to a voxel's label (0 to 1), and colour it.
+
+    Where all agree nothing is drawn, so that the patient is seen there.
+    """
+    scene.setVolumeOnFixed(volumeNode, share, referenceNode)
+    _show(volumeNode, colors("SynthMorph agreement", SEQUENTIAL[:0:-1]), 0.0, 1.0)
+    volumeNode.GetDisplayNode().SetThreshold(0.0, 0.999)
+    volumeNode.GetDisplayNode().SetApplyThreshold(True)
+    volumeNode.GetDisplayNode().SetInterpolate(False)
+
+
 def showMarks(jacobianNode, visible):
     """Show or hide what belongs to a Jacobian map in the views: its legend and its folding marks."""
     showLegend(jacobianNode, visible, "log2 J")

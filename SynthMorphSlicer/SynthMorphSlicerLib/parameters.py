@@ -46,6 +46,28 @@ class ModelChoice(enum.Enum):
                 ModelChoice.COMPACT: _("Compact (comes with this extension)")}[self]
 
 
+class Fusion(enum.Enum):
+    """How the labels of several atlases become one; the values are the engine's names."""
+
+    LOCAL = "local"
+    MAJORITY = "majority"
+    STAPLE = "staple"
+
+    def label(self):
+        return {Fusion.LOCAL: _("Local similarity"), Fusion.MAJORITY: _("Majority"), Fusion.STAPLE: _("STAPLE")}[self]
+
+
+class Direction(enum.Enum):
+    """Which way a transform moves many items."""
+
+    FORWARD = "forward"
+    INVERSE = "inverse"
+
+    def label(self):
+        return {Direction.FORWARD: _("Forward: from the moving to the fixed volume"),
+                Direction.INVERSE: _("Inverse: from the fixed to the moving volume")}[self]
+
+
 class Precision(enum.Enum):
     """Arithmetic on NVIDIA GPUs; the CPU always computes in full precision."""
 
@@ -122,3 +144,13 @@ class SynthMorphParameterNode:
     correctionRadius: Annotated[int, WithinRange(10, 100)] = 40
 
     variants: Variants = Variants.LAMBDAS
+
+    atlases: str = ""  # folders of those that are ticked, as JSON
+    patientVolume: vtkMRMLScalarVolumeNode
+    fusion: Fusion = Fusion.LOCAL
+    atlasSegmentation: vtkMRMLSegmentationNode
+
+    movingTransform: vtkMRMLTransformNode
+    movingDirection: Direction = Direction.FORWARD
+    movingItems: list[vtkMRMLNode]
+    movingReference: vtkMRMLScalarVolumeNode

@@ -267,14 +267,14 @@ class ReviewSection(slicer.util.VTKObservationMixin):
     # Measures
 
     def _rows(self):
-        return measures.measuresOf(self.outputs(), self.panel.carried("carriedLabels"))
+        return measures.measuresOf(self.outputs(), self.panel.ticked("carriedLabels"))
 
     def onMeasures(self, checked):
         """Show the measures below the button, and keep them in a table node of the scene."""
         self.ui.measuresButton.checked = checked
         self._fillTable(self._rows() if checked else [])
         if checked:
-            measures.table(self.outputs(), self.panel.carried("carriedLabels"))
+            measures.table(self.outputs(), self.panel.ticked("carriedLabels"))
 
     def _fillTable(self, rows):
         self.ui.measuresButton.checked = bool(rows)

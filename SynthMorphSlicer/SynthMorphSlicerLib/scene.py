@@ -80,6 +80,13 @@ def parentToWorld(node):
     return toArray(matrix)
 
 
+def ijkToRAS(volumeNode):
+    """Voxel indices to the volume's own space, as an array."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return toArray(matrix)
+
+
 def toImage(array, ijkToRAS):
     """A SimpleITK image (LPS) of a (k, j, i) array whose voxels lie where ``ijkToRAS`` puts them."""
     import SimpleITK as sitk
@@ -101,15 +108,25 @@ def writeArray(array, ijkToRAS, path):
 
 def writeVolume(volumeNode, path, parent):
     """Write a volume as the world sees it under the parent transform ``parent`` (a matrix, RAS)."""
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    return writeArray(slicer.util.arrayFromVolume(volumeNode), parent @ toArray(matrix), path)
+    return writeArray(slicer.util.arrayFromVolume(volumeNode), parent @ ijkToRAS(volumeNode), path)
 
 
 def readArray(path):
     """Voxels of an image file, (k, j, i)."""
     import SimpleITK as sitk
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def readVolume(volumeNode, path):
+    """Fill a volume node with an image file, where that lies in the world."""
+    import SimpleITK as sitk
+    image = sitk.ReadImage(str(path))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    with slicer.util.NodeModify(volumeNode):
+        volumeNode.SetIJKToRASMatrix(toVTKMatrix(FLIP @ matrix))
+        slicer.util.updateVolumeFromArray(volumeNode, sitk.GetArrayFromImage(image))
 
 
 def initialMatrix(transformNode):

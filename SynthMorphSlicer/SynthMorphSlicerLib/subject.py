@@ -142,15 +142,16 @@ def provenance(transformNode):
 
 def writeTransform(transformNode, path):
     """Write a transform node as ITK file, fixed to moving."""
-    return _store(transformNode, path)
+    return store(transformNode, path)
 
 
 def writeInverse(transformNode, volumeNode, path):
-    """Write the opposite of a transform as displacements around a volume: what VTK finds by searching."""
-    bounds = [0.0] * 6
-    volumeNode.GetRASBounds(bounds)
-    low = np.array(bounds[::2]) - 20.0
-    sizes = [int(np.ceil((bounds[2 * axis + 1] + 20.0 - low[axis]) / INVERSE_SPACING)) + 1 for axis in range(3)]
+    """Write the opposite of a transform as displacements around a moving volume: what VTK finds by searching."""
+    shape = volumeNode.GetImageData().GetDimensions()
+    corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
+    places = (scene.detached(volumeNode) @ scene.ijkToRAS(volumeNode) @ corners.T)[:3]
+    low, high = places.min(axis=1) - 20.0, places.max(axis=1) + 20.0
+    sizes = [int(size) for size in np.ceil((high - low) / INVERSE_SPACING) + 1]
     sampler = vtk.vtkTransformToGrid()
     sampler.SetInput(transformNode.GetTransformToParent())
     sampler.SetGridOrigin(*low)
@@ -162,10 +163,11 @@ def writeInverse(transformNode, volumeNode, path):
     grid.SetDisplacementGridData(sampler.GetOutput())
     node = slicer.vtkMRMLTransformNode()
     node.SetAndObserveTransformFromParent(grid)
-    return _store(node, path)
+    return store(node, path)
 
 
-def _store(node, path):
+def store(node, path):
+    """Write a transform node, which need not be in the scene, as ITK file."""
     storage = slicer.vtkMRMLTransformStorageNode()
     storage.SetFileName(str(path))
     if not storage.WriteData(node):
@@ -180,7 +182,7 @@ def writeRegion(segmentationNode, segmentID, fixedNode, path):
                        lambda identifier, segment: 1 if identifier == segmentID else 0)
     if not array.any():
         raise InputError(_("The segment has no voxel on the fixed volume: choose another segment."))
-    return scene.writeArray(array, parent @ _matrix(fixedNode), path)
+    return scene.writeArray(array, parent @ scene.ijkToRAS(fixedNode), path)
 
 
 def labelArray(nodes, volumeNode, parent, numberOf):
@@ -192,7 +194,7 @@ def labelArray(nodes, volumeNode, parent, numberOf):
     import SimpleITK as sitk
     shape = slicer.util.arrayFromVolume(volumeNode).shape
     merged = np.zeros(shape, np.int16)
-    reference = scene.toImage(merged, parent @ _matrix(volumeNode))
+    reference = scene.toImage(merged, parent @ scene.ijkToRAS(volumeNode))
     for node in nodes:
         layers, _empty = segments.layersOf(node, volumeNode)
         for layer in layers:
@@ -222,10 +224,4 @@ def _commonNames(subject):
 
 def _writeLabels(nodes, volumeNode, parent, numbers, path):
     array = labelArray(nodes, volumeNode, parent, lambda _identifier, segment: numbers.get(segment.GetName(), 0))
-    return scene.writeArray(array, parent @ _matrix(volumeNode), path)
-
-
-def _matrix(volumeNode):
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    return scene.toArray(matrix)
+    return scene.writeArray(array, parent @ scene.ijkToRAS(volumeNode), path)

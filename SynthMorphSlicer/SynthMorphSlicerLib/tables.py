@@ -9,10 +9,15 @@ import slicer
 from slicer.i18n import tr as _
 
 COLORS = {"ok": "#1b7f4b", "look": "#b87400", "bad": "#b3261e"}  # white text can be read on each
+SMALLEST = 60  # pixels, of a stretched column
 
 
-def fill(table, titles, rows, statuses=(), statusColumn=-1):
-    """Fill a QTableWidget with text; ``statuses`` colour the cells of one column: "ok", "look", "bad" or ""."""
+def fill(table, titles, rows, statuses=(), statusColumn=-1, stretched=False):
+    """Fill a QTableWidget with text.
+
+    :param statuses: colour the cells of one column: "ok", "look", "bad" or "".
+    :param stretched: the last column has the width that is left, as its header is set to.
+    """
     table.setColumnCount(len(titles))
     table.setHorizontalHeaderLabels(list(titles))
     table.setRowCount(len(rows))
@@ -21,8 +26,10 @@ def fill(table, titles, rows, statuses=(), statusColumn=-1):
             table.setItem(number, column, qt.QTableWidgetItem(text))
     for number, status in enumerate(statuses):
         paint(table, number, statusColumn, status)
-    for column in range(len(titles)):
+    for column in range(len(titles) - stretched):
         table.resizeColumnToContents(column)
+    if stretched:
+        table.setColumnWidth(len(titles) - 1, SMALLEST)
 
 
 def paint(table, row, column, status):

@@ -16,6 +16,13 @@ def jumpTo(ras):
         crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
 
 
+def show(volumeNode):
+    """Show a volume in the slice views unless it is there already."""
+    shown = {node.GetBackgroundVolumeID() for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")}
+    if volumeNode.GetID() not in shown and slicer.app.layoutManager() is not None:
+        slicer.util.setSliceViewerLayers(background=volumeNode, foreground=None, fit=True)
+
+
 def shownSliceWidgets():
     """The slice widgets of the present layout that show a volume, by name."""
     manager = slicer.app.layoutManager()

@@ -6,7 +6,6 @@
 """
 
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,9 +116,12 @@ class Workbench:
         """Bend a result near its landmarks so that it meets them, and move again what was moved with it.
 
         :param outputs: output nodes by name, those of the result; they are changed in place, and :meth:`undo` brings
-          them back.
+          them back.  A segmentation that was changed by hand is left alone.
         :return: errors before and after and the smallest Jacobian determinant when blocking.
         """
+        outputs = {name: node for name, node in outputs.items()
+                   if name != "segmentation" or not segments.isEdited(node)}
+
         def message(folder):
             told = subject.write(what, folder, strict=True)
             if told["landmarks"] is None:
@@ -193,32 +195,8 @@ class Workbench:
         return message
 
     def _request(self, command, makeMessage, digest, blocking, onProgress, onFinished, onError):
-        """Write files, send a command, and clean up; raises RuntimeError when blocking without ``onError``."""
-        folder, results, failures = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath), [], []
-        try:
-            message = makeMessage(folder)
-        except Exception:
-            scene.removeFolder(folder)
-            raise
-
-        def finished(answer):
-            results.append(digest(answer))
-            scene.removeFolder(folder)
-            if onFinished:
-                onFinished(results[0])
-
-        def failed(error):
-            scene.removeFolder(folder)
-            (onError or failures.append)(error)
-
         progress = onProgress and (lambda m: onProgress(m["stage"], m["fraction"], m["message"]))
-        self.logic.ask(command, finished, failed, progress, **message)
-        if not blocking:
-            return None
-        self.logic.client.wait()
-        if failures:
-            raise RuntimeError(failures[0]["message"])
-        return results[0] if results else None
+        return self.logic.request(command, makeMessage, digest, blocking, progress, onFinished, onError)
 
 
 def snapshot(outputs):
@@ -244,7 +222,9 @@ def restore(outputs, saved):
         if name == "transform":
             scene.setTransform(node, content)
         elif name == "segmentation":
-            node.GetSegmentation().DeepCopy(content)
+            if not segments.isEdited(node):
+                node.GetSegmentation().DeepCopy(content)
+                segments.markMade(node)
         else:
             slicer.util.updateVolumeFromArray(node, content)
         node.SetAttribute(subject.CORRECTION, note)

@@ -21,7 +21,7 @@ from .errors import SynthMorphError
 from .protocol import Message
 from .worker_files import describe_transform, moved_by, write_file
 from .worker_review import Reviewer, correct, sweep
-from .worker_transfer import list_atlases, transfer
+from .worker_transfer import list_atlases, move, read_one, transfer
 
 if TYPE_CHECKING:
     from .registration import Model, Registration
@@ -62,7 +62,8 @@ class Worker:
             "probe": self.probe, "register": self.register, "relambda": self.relambda, "release": self.release,
             "weights": self.weights, "fetch": self.fetch, "clear": self.clear, "transform": self.transform,
             "review": self.review, "report": self.report, "sweep": self.sweep, "correct": self.correct,
-            "resample": self.resample, "atlases": self.atlases, "transfer": self.transfer}
+            "resample": self.resample, "atlases": self.atlases, "atlas": self.atlas, "transfer": self.transfer,
+            "move": self.move}
         self.reviewer = Reviewer()
 
     # the loop
@@ -238,6 +239,15 @@ class Worker:
         """Which folders hold atlases, and what is wrong with the others."""
         _torch()
         return list_atlases(request, self._progress(request))
+
+    def atlas(self, request: Message) -> Message:
+        """One atlas as files."""
+        _torch()
+        return read_one(request, self._progress(request))
+
+    def move(self, request: Message) -> Message:
+        """Many images by one transform; needs no torch."""
+        return move(request, self._progress(request))
 
     def transfer(self, request: Message) -> Message:
         """Labels of atlases on a patient."""

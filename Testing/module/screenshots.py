@@ -32,7 +32,7 @@ def main(folder):
     fixed, moving = twoBrains(panel.logic)
     ui.fixedVolumeSelector.setCurrentNode(fixed)
     ui.movingVolumeSelector.setCurrentNode(moving)
-    ui.carriedLabelsSelector.setCheckState(ventricles(moving), 2)
+    ui.carriedLabelsSelector.check(ventricles(moving))
     ui.makeJacobianCheckBox.checked = True
     ui.deviceComboBox.currentIndex = ui.deviceComboBox.findData("cpu")
 

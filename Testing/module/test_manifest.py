@@ -86,25 +86,27 @@ def test_reload_knows_every_module():
 
 
 def test_ui_hands_the_scene_to_every_selector_and_names_real_parameters():
-    trees = [ElementTree.parse(path) for path in UI]
-    for tree in trees:
+    names, bound = [], set()
+    for path in UI:
+        tree = ElementTree.parse(path)
         selectors = {widget.get("name") for widget in tree.iter("widget") if "NodeComboBox" in widget.get("class")}
         connected = {connection.findtext("receiver") for connection in tree.iter("connection")
                      if connection.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"}
-        assert selectors == connected
+        assert selectors == connected, path
+        bound |= {prop.findtext("string") for prop in tree.iter("property")
+                  if prop.get("name") == "SlicerParameterName"}
+        names += [widget.get("name") for widget in tree.iter("widget")]
     source = (MODULE / "SynthMorphSlicerLib/parameters.py").read_text()
-    bound = {prop.findtext("string") for tree in trees for prop in tree.iter("property")
-             if prop.get("name") == "SlicerParameterName"}
     members = set(re.findall(r"^    (\w+): ", source, re.MULTILINE))
-    assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device", "reviewSegment"}
-    names = [widget.get("name") for tree in trees for widget in tree.iter("widget")]
-    assert len(names) == len(set(names))
+    assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device", "reviewSegment",
+                                                    "atlases", "movingItems"}
+    assert len(names) == len(set(names))  # the panel has them in one place
 
 
 def test_paths_are_of_files_or_of_folders():
     """In the .ui file, because the names of these filters cannot be reached from Python in every build on Qt 6."""
-    filters = {widget.get("name"): prop.findtext("set") for widget in ElementTree.parse(UI).iter("widget")
-               for prop in widget.findall("property")
+    filters = {widget.get("name"): prop.findtext("set") for path in UI
+               for widget in ElementTree.parse(path).iter("widget") for prop in widget.findall("property")
                if widget.get("class") == "ctkPathLineEdit" and prop.get("name") == "filters"}
     assert filters == {"pythonPathLineEdit": "ctkPathLineEdit::Files", "weightsPathLineEdit": "ctkPathLineEdit::Dirs",
                        "transformPathLineEdit": "ctkPathLineEdit::Files"}

@@ -122,11 +122,11 @@ def test_signature_needs_initials_and_knows_its_result(examined):
     other = np.eye(4)
     other[0, 3] = 1.0
     scene.setTransform(transform, scene.vtkTransform({"affine": other, "field": None}))
-    examined._updateButtons()
+    examined.updateButtons()
     assert "has changed since" in ui.signatureLabel.text and not ui.reportButton.enabled
     assert ui.examineTable.isHidden()
     scene.setTransform(transform, before)
-    examined._updateButtons()
+    examined.updateButtons()
     assert "has changed" not in ui.signatureLabel.text and ui.reportButton.enabled
 
 
