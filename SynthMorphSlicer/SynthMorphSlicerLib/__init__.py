@@ -1,7 +1,7 @@
 """Everything of SynthMorph that knows Slicer: MRML, Qt and VTK.  The networks live in ``synthmorph_torch``."""
 
-MODULES = ("parameters", "environment", "worker_client", "stages", "installing", "scene", "segments", "maps",
-           "measures", "job", "subject", "signing", "logic", "workbench", "structures", "volumes", "atlases",
+MODULES = ("parameters", "environment", "worker_client", "stages", "installing", "job", "scene", "segments",
+           "maps", "measures", "subject", "signing", "logic", "workbench", "structures", "volumes", "atlases",
            "moving", "transferring", "views", "tables", "shortcuts", "side_by_side", "comparisons", "kept", "curve",
            "printing", "surfaces", "review", "device_section", "ticked_section", "setup_section", "import_section",
            "review_section", "examine_section", "landmark_section", "compare_section", "atlas_section",

@@ -157,9 +157,6 @@ class AtlasSection:
                   and self.ui.atlasesTable.item(number, 0).checkState() == qt.Qt.Checked]
         self.panel.parameters.atlases = json.dumps(ticked)
 
-    def _tick(self, folders):
-        self.panel.parameters.atlases = json.dumps(list(dict.fromkeys([*self.chosen(), *folders])))
-
     def _removeProblem(self):
         row = self.ui.atlasesTable.currentRow()
         if not 0 <= row < len(self._rows):

@@ -2,9 +2,7 @@
 
 import html
 import os
-import tempfile
 
-import slicer
 from slicer.i18n import tr as _
 
 from . import curve, printing, scene, shortcuts, signing, surfaces, tables, views
@@ -175,7 +173,11 @@ class ExamineSection:
             return
         path = path if path.lower().endswith(".html") else f"{path}.html"
         what = self.panel.subject()
-        folder = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath)
+        try:
+            folder = scene.temporaryFolder()
+        except InputError as error:
+            self.panel.showError({"message": str(error), "details": ""})
+            return
         title = _("{moving} on {fixed}").format(moving=what.moving.GetName(), fixed=what.fixed.GetName())
 
         def finished(files):

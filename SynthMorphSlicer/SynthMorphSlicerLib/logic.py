@@ -114,6 +114,19 @@ class RegistrationLogic:
                 and self.job.settings.transform in ("joint", "deform")
                 and all(slicer.mrmlScene.GetNodeByID(i) for i in (self.job.fixedID, self.job.movingID)))
 
+    def check(self, onDoubt):
+        """Look at the last registration once more, in a second or two of the worker's time.
+
+        :param onDoubt: called without arguments if it is probably wrong and nothing newer has been asked for.
+        """
+        job = self.job
+
+        def finished(answer):
+            if answer["doubtful"] and job is self.job and not self.isBusy():
+                onDoubt()
+
+        self.ask("check", finished, lambda error: logging.warning("SynthMorph: %s", error["message"]), inquiry=True)
+
     def holds(self, transformNode, fixedNode):
         """True if a transform node is as the registration made it that the worker still has in memory, or a copy."""
         return (self.job is not None and self._resultsOf is not None and self._resultsOf == self.client.processID()
@@ -166,13 +179,17 @@ class RegistrationLogic:
         :param onProgress: called with the worker's progress messages.
         :param onFinished: called with what ``digest`` gave.  :param onError: as for :meth:`register`.
         :return: what ``digest`` gave when blocking, else None.
-        :raises RuntimeError: it failed, when blocking without ``onError``.
+        :raises InputError: nothing can be handed over.  :raises RuntimeError: it failed, when blocking without
+          ``onError``.
         """
-        folder, results, failures = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath), [], []
+        folder, results, failures = scene.temporaryFolder(), [], []
         self._folders.append(folder)
         try:
             message = makeMessage(folder)
-        except Exception:
+        except (OSError, RuntimeError) as error:
+            self._remove(folder)
+            raise InputError(scene.noRoom()) from error
+        except InputError:
             self._remove(folder)
             raise
 
@@ -232,7 +249,7 @@ class RegistrationLogic:
 
     def _start(self, job, blocking, onProgress, onFinished, onError):
         self._forgetFiles()
-        job.folder = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath)
+        job.folder = scene.temporaryFolder()
         job.started = time.monotonic()
         job.labelFiles, job.layers, job.empty = [], [], []
         self.job = job

@@ -3,7 +3,6 @@
 They are read from the output nodes themselves, so they are there again when a saved scene is opened.
 """
 
-import csv
 import math
 
 import numpy as np
@@ -26,7 +25,7 @@ def valuesAt(point, transformNode, jacobianNode):
         parts.append(_("displacement {distance:.1f} mm").format(distance=math.dist(point, partner)))
     determinant = _determinantAt(point, transformNode, jacobianNode)
     if determinant is not None:
-        parts.append(_("local volume {percent:+.0f} %").format(percent=100 * (determinant - 1)) if determinant > 0
+        parts.append(_("local volume {percent:+d} %").format(percent=round(100 * (determinant - 1))) if determinant > 0
                      else _("folding"))
     return ", ".join(parts)
 
@@ -74,6 +73,11 @@ def measuresOf(outputs, labelNodes=()):
     return rows
 
 
+def titles():
+    """Column titles of :func:`measuresOf`."""
+    return [_("Measure"), _("Value")]
+
+
 def table(outputs, labelNodes=()):
     """The measures as a table node of the scene, one for a registration."""
     rows = measuresOf(outputs, labelNodes)
@@ -85,24 +89,13 @@ def table(outputs, labelNodes=()):
             output.SetNodeReferenceID(TABLE_ROLE, node.GetID())
         scene.putBeside(node, owner)
     node.RemoveAllColumns()
-    for title, values in zip((_("Measure"), _("Value")), zip(*rows)):
+    for title, values in zip(titles(), zip(*rows)):
         column = vtk.vtkStringArray()
         column.SetName(title)
         for value in values:
             column.InsertNextValue(value)
         node.AddColumn(column)
     return node
-
-
-def asText(rows):
-    """Rows for the clipboard, as spreadsheets take them: separated by tabs."""
-    return "".join(f"{name}\t{value}\n" for name, value in rows)
-
-
-def writeCSV(rows, path):
-    """Write rows to a CSV file; raises OSError if that is not possible."""
-    with open(path, "w", newline="", encoding="utf-8-sig") as file:  # the mark tells Excel that it is UTF-8
-        csv.writer(file).writerows([(_("Measure"), _("Value")), *rows])
 
 
 def _attribute(node, key):

@@ -264,9 +264,7 @@ class Panel(slicer.util.VTKObservationMixin):
         except InputError as error:
             self.showError({"message": str(error), "details": ""})
         except (OSError, RuntimeError) as error:
-            self.showError({"message": _("The volumes cannot be handed over in the folder '{folder}': make room there, "
-                                         "or choose another temporary folder in Edit > Application Settings.").format(
-                folder=slicer.app.temporaryPath), "details": str(error)})
+            self.showError({"message": scene.noRoom(), "details": str(error)})
         self.updateButtons()
 
     @staticmethod
@@ -304,10 +302,19 @@ class Panel(slicer.util.VTKObservationMixin):
             device=job.provenance.get("device", "").replace("cpu", _("the CPU")))
         self.showStatus(" ".join(filter(None, (message, job.note))))
         self.log(job.reason)
+        if job.provenance.get("one_head"):
+            self.log(_("Both scans show one head: its rigid motion was found on the images themselves, and the warp "
+                       "bends only smoothly."))
+        if not job.preview and not self.logic.isBusy():
+            self.logic.check(self._onDoubt)
         if self.parameters is not None and _isAbout(job, parameters):
             self.reviewSection.showResult()
             if job.preview and not self.logic.isBusy() and not self._hasNewLambda():
                 self._changeLambda(job.settings.regularization, preview=False)  # the slider rests: now in full
+
+    def _onDoubt(self):
+        self.warn(_("The two images do not look alike where this result puts them: look at it closely, and give an "
+                    "initial transform if it is wrong."))
 
     def showLambda(self, value):
         """Move the slider to the lambda of the result in front, which is not made again for it."""
@@ -367,11 +374,15 @@ class Panel(slicer.util.VTKObservationMixin):
     def showError(self, error):
         """One sentence in the panel, the rest on demand and in the application's log."""
         self.showStatus("")
-        self.ui.errorLabel.text = error["message"]
-        self.ui.errorLabel.visible = True
+        self.warn(error["message"])
         self.ui.detailsTextEdit.setPlainText(error["details"])
         self.ui.detailsButton.visible = bool(error["details"])
-        self.log(error["message"])
+
+    def warn(self, sentence):
+        """One sentence about what has been done."""
+        self.ui.errorLabel.text = sentence
+        self.ui.errorLabel.visible = True
+        self.log(sentence)
 
     def log(self, text):
         """A line in the panel's log (bounded) and in the application's."""

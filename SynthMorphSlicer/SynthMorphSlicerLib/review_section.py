@@ -1,12 +1,10 @@
 """The Review section of the panel: its buttons, and what they show of the result."""
 
-import os
-
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import maps, measures, review, shortcuts, surfaces, views
+from . import maps, measures, review, shortcuts, surfaces, tables, views
 from .job import OUTPUTS
 
 BUTTONS = ("before", "overlay", "swap", "flicker", "checkerboard", "curtain", "difference", "edges", "sideBySide",
@@ -35,7 +33,6 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         self._flickerTimer.setInterval(FLICKER_MILLISECONDS)
         self._flickerTimer.connect("timeout()", self.onSwap)
         ui.curtainSlider.connect("valueChanged(double)", self._onCurtainMoved)
-        ui.measuresTable.setHorizontalHeaderLabels([_("Measure"), _("Value")])
         ui.measuresTable.horizontalHeader().setStretchLastSection(True)
 
     def enter(self):
@@ -279,30 +276,14 @@ class ReviewSection(slicer.util.VTKObservationMixin):
     def _fillTable(self, rows):
         self.ui.measuresButton.checked = bool(rows)
         self.ui.measuresFrame.visible = bool(rows)
-        self.ui.measuresTable.setRowCount(len(rows))
-        for number, row in enumerate(rows):
-            for column, text in enumerate(row):
-                self.ui.measuresTable.setItem(number, column, qt.QTableWidgetItem(text))
-        self.ui.measuresTable.resizeColumnToContents(0)
+        tables.fill(self.ui.measuresTable, measures.titles(), rows, stretched=True)
 
     def onCopyMeasures(self, checked=False):
-        slicer.app.clipboard().setText(measures.asText(self._rows()))
-        self.panel.showStatus(_("The measures are on the clipboard."))
+        tables.copy(self.panel, measures.titles(), self._rows())
 
     def onSaveMeasures(self, checked=False):
-        """Ask for a file, and write the measures there."""
-        suggestion = os.path.join(slicer.mrmlScene.GetRootDirectory() or "", "SynthMorph measures.csv")
-        path = qt.QFileDialog.getSaveFileName(self.ui.measuresFrame, _("Save the measures"), suggestion,
-                                              _("Comma-separated values (*.csv)"))
-        if not path:
-            return
-        try:
-            measures.writeCSV(self._rows(), path)
-        except OSError as error:
-            message = _("The measures could not be written ({why}): choose another place.").format(why=error.strerror)
-            self.panel.showError({"message": message, "details": str(error)})
-            return
-        self.panel.showStatus(_("The measures are in '{path}'.").format(path=path))
+        tables.save(self.panel, self.ui.measuresFrame, _("Save the table"), "SynthMorph measures.csv",
+                    measures.titles(), self._rows())
 
     def _onMouseMoved(self, caller, event):
         point = [0.0] * 3

@@ -7,12 +7,15 @@ node's parent transforms.
 """
 
 import shutil
+import tempfile
 
 import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
+
+from .job import InputError
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS
 ATTRIBUTE = "SynthMorph."
@@ -309,6 +312,20 @@ def setProvenance(nodes, fixedNode, movingNode, values):
             node.SetNodeReferenceID(role, volume.GetID())
         for key, value in values.items():
             node.SetAttribute(ATTRIBUTE + key, str(value))
+
+
+def temporaryFolder():
+    """A new folder for files that are handed over; raises :class:`InputError` if none can be made."""
+    try:
+        return tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath)
+    except OSError as error:
+        raise InputError(noRoom()) from error
+
+
+def noRoom():
+    """What to say when files cannot be written to the temporary folder."""
+    return _("Nothing can be handed over in the folder '{folder}': make room there, or choose another temporary folder "
+             "in Edit > Application Settings.").format(folder=slicer.app.temporaryPath)
 
 
 def removeFolder(path):

@@ -13,6 +13,7 @@ A request holds ``id`` (a number of the sender's choice), ``command`` and the co
   are answered with ``superseded``.
 * ``release``: forget the model and the last registration, and free the device's memory.
 * ``transform``: ``path`` of a transform file and a ``folder``; answers with ``fixed_to_moving`` as ``register`` does.
+* ``check``: whether the last registration is ``doubtful`` at first sight.
 * ``review``: measures, verdict and hot spots of a ``case`` (see below), in a ``mask`` called ``region``; ``spots`` of
   each kind; ``disagreement`` compares lambda 0.3 and 0.7. ``report``: the same as a page at ``path`` with a ``title``,
   ``signatures``, the points of a ``sweep`` and the pictures ``seen`` (``caption`` and ``path`` of a PNG). A case that

@@ -61,9 +61,9 @@ class Worker:
         self.commands: dict[str, Callable[[Message], Message]] = {
             "probe": self.probe, "register": self.register, "relambda": self.relambda, "release": self.release,
             "weights": self.weights, "fetch": self.fetch, "clear": self.clear, "transform": self.transform,
-            "review": self.review, "report": self.report, "sweep": self.sweep, "correct": self.correct,
-            "resample": self.resample, "atlases": self.atlases, "atlas": self.atlas, "transfer": self.transfer,
-            "move": self.move}
+            "check": self.check, "review": self.review, "report": self.report, "sweep": self.sweep,
+            "correct": self.correct, "resample": self.resample, "atlases": self.atlases, "atlas": self.atlas,
+            "transfer": self.transfer, "move": self.move}
         self.reviewer = Reviewer()
 
     # the loop
@@ -205,6 +205,13 @@ class Worker:
         from .transforms import read_transform
         transform = read_transform(request["path"])
         return {"fixed_to_moving": describe_transform(transform, Path(request["folder"]) / "field.npy")}
+
+    def check(self, request: Message) -> Message:
+        """Whether the last registration is doubtful at first sight."""
+        from . import review
+        if self.registration is None:
+            raise Released
+        return {"doubtful": review.is_doubtful(review.Case.of(self.registration))}
 
     def review(self, request: Message) -> Message:
         """Measures, verdict and hot spots of a registration."""

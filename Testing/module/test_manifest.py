@@ -112,6 +112,15 @@ def test_paths_are_of_files_or_of_folders():
                        "transformPathLineEdit": "ctkPathLineEdit::Files"}
 
 
+def test_every_stage_of_the_worker_has_words_in_the_panel():
+    sources = [*(MODULE / "synthmorph_torch").glob("worker*.py"), MODULE / "synthmorph_torch/registration.py",
+               MODULE / "synthmorph_torch/transfer.py", MODULE / "synthmorph_torch/review/__init__.py"]
+    told = {stage for path in sources for stage in re.findall(
+        r'(?:report|start|tell|progress)\((?:stage=)?"([^"]+)"', path.read_text())}
+    known = set(re.findall(r'"([^"]+)": _\(', (MODULE / "SynthMorphSlicerLib/stages.py").read_text()))
+    assert len(told) > 12 and told <= known
+
+
 @pytest.mark.parametrize("path", sorted((MODULE / "SynthMorphSlicerLib").glob("*.py")), ids=lambda path: path.name)
 def test_slicer_wing_reads_on_every_supported_python(path):
     """Slicer 5.10 has Python 3.12; nothing newer is used."""

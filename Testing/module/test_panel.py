@@ -70,6 +70,21 @@ def test_wrong_inputs_are_refused_with_advice(panel):
 
 
 @needsTorch
+def test_images_with_nothing_in_common_are_warned_of(host, ready):
+    import numpy as np
+    import slicer
+    for number, node in enumerate((ready.parameters.fixedVolume, ready.parameters.movingVolume)):
+        array = slicer.util.arrayFromVolume(node)
+        array[:] = 1 + 50 * np.random.default_rng(number).random(array.shape)
+        node.Modified()
+    ready.ui.transformTypeComboBox.currentIndex = ready.ui.transformTypeComboBox.findText("Affine only")
+    ready.ui.applyButton.click()
+    finished(host, ready)
+    assert host.wait(lambda: error(ready) != "", 60)
+    assert "do not look alike" in error(ready) if outputNodes() else "could not be aligned" in error(ready)
+
+
+@needsTorch
 def test_what_only_the_engine_notices_is_told_in_the_panel(host, ready):
     import slicer
     array = slicer.util.arrayFromVolume(ready.parameters.movingVolume)

@@ -62,6 +62,12 @@ def picture(name="Red"):
     return slicer.app.layoutManager().sliceWidget(name).picture(SIZE).astype(int)
 
 
+def test_log_says_that_both_show_one_head(panel):
+    assert panel.logic.job.provenance["one_head"]
+    assert "Both scans show one head" in panel.ui.logTextEdit.plainText
+    assert panel.ui.errorLabel.isHidden()  # and nothing is doubtful about it
+
+
 def test_before_and_after_and_opacity(panel):
     ui = panel.ui
     assert layers("Red") == ("fixed", "moving on fixed")
@@ -295,8 +301,8 @@ def test_value_under_the_mouse(panel):
     kept = panel.parameters.outputJacobian
     panel.parameters.outputJacobian = None  # without a map the transform itself tells
     crosshair.SetCursorPositionRAS([10.0, 5.0, -2.0])
-    change = 100 * (np.linalg.det(matrixOf(panel.parameters.outputTransform)[:3, :3]) - 1)
-    assert panel.ui.mouseLabel.text.endswith(f", local volume {change:+.0f} %")
+    change = round(100 * (np.linalg.det(matrixOf(panel.parameters.outputTransform)[:3, :3]) - 1))
+    assert panel.ui.mouseLabel.text.endswith(f", local volume {change:+d} %")
     panel.parameters.outputJacobian = kept
     crosshair.SetCursorPositionInvalid()
     assert panel.ui.mouseLabel.text == "-"
@@ -324,7 +330,7 @@ def test_measures_are_shown_copied_and_saved(panel, tmp_path, monkeypatch):
     assert table.GetNumberOfRows() == len(shown)
     ui.copyMeasuresButton.click()
     lines = slicer.app.clipboard().text().splitlines()
-    assert dict(line.split("\t") for line in lines) == shown
+    assert dict(line.split("\t") for line in lines) == {"Measure": "Value", **shown}
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "measures.csv"))
     ui.saveMeasuresButton.click()
     with open(tmp_path / "measures.csv", newline="", encoding="utf-8-sig") as file:

@@ -6,7 +6,6 @@ import time
 
 import pytest
 from conftest import DATA
-from SynthMorphSlicerLib.worker_client import WorkerClient
 from workplace import PYTHON, needsTorch, strangeWorker, workerEnvironment
 
 pytestmark = needsTorch
@@ -40,7 +39,8 @@ def images(host, tmp_path):
 
 
 @pytest.fixture
-def makeClient():
+def makeClient(host):
+    from SynthMorphSlicerLib.worker_client import WorkerClient
     clients = []
 
     def make(command, **environment):
