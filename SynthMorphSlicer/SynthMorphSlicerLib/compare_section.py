@@ -157,6 +157,8 @@ class CompareSection:
                 setattr(parameters, f"output{name.capitalize()}", outputs.get(name))
             if made(scene.ATTRIBUTE + "transform"):
                 parameters.transformType = TransformType(made(scene.ATTRIBUTE + "transform"))
+                if parameters.transformType.deforms():
+                    parameters.refinement = int(made(scene.ATTRIBUTE + "refine") or -1)
             if made(scene.ATTRIBUTE + "lambda"):
                 self.panel.showLambda(float(made(scene.ATTRIBUTE + "lambda")))
         self.panel.reviewSection.showResult()
@@ -265,8 +267,9 @@ class CompareSection:
             self.ui.curveLabel.setPixmap(curve.draw(points, regularization))
         columns = (("regularization", _("Lambda")), ("similarity", _("Similarity")), ("dice", _("Dice")),
                    ("sd_log", _("SD of log J")), ("folding", _("Folding voxels")))
-        tables.fill(self.ui.sweepTable, [title for _key, title in columns],
-                    [[number(point[key]) for key, _title in columns] for point in points])
+        rows = [[f"{point[key]:.4f}" if key == "similarity" else number(point[key]) for key, _title in columns]
+                for point in points]
+        tables.fill(self.ui.sweepTable, [title for _key, title in columns], rows, stretched=True)
 
     def onSweepPoint(self, row, column):
         """Use the lambda of a line: the result follows as it follows the slider."""

@@ -9,6 +9,7 @@ from . import curve, printing, scene, shortcuts, signing, surfaces, tables, view
 from .job import InputError
 
 STATUS = {"ok": _("ok"), "look": _("look"), "bad": _("out of tolerance"), "": ""}
+NAME_WIDTH = 150  # of the column with the names of measures, pixels
 WORDS = {"good": (_("Good"), "ok"), "look closely": (_("Look closely"), "look"), "failed": (_("Failed"), "bad")}
 BUTTONS = ("examine", "copyExamined", "saveExamined", "previousSpot", "nextSpot", "accept", "reject", "report")
 
@@ -109,11 +110,14 @@ class ExamineSection:
         self.ui.verdictLabel.text = "" if found is None else _verdict(found)
         rows = [] if found is None else found["measures"]
         titles, texts = self._measured(rows)
-        tables.fill(self.ui.examineTable, titles, texts, [row["status"] for row in rows], 3)
+        tables.fill(self.ui.examineTable, titles, texts, [row["status"] for row in rows], 3, stretched=True)
+        self.ui.examineTable.setColumnWidth(0, NAME_WIDTH)  # so that the tolerances can be seen; long names wrap
+        self.ui.examineTable.resizeRowsToContents()
         for number, row in enumerate(rows):
             tip = ". ".join(filter(None, (row["note"], row["source"])))
             self.ui.examineTable.item(number, 0).setToolTip(tip)
-        tables.fill(self.ui.spotsTable, [_("Go to"), _("Value")], [_spotTexts(spot) for spot in self._spots()])
+        tables.fill(self.ui.spotsTable, [_("Go to"), _("Value")], [_spotTexts(spot) for spot in self._spots()],
+                    stretched=True)
 
     def _measured(self, rows):
         titles = [_("Measure"), _("Value"), _("Unit"), _("Verdict"), _("Tolerance")]

@@ -134,6 +134,8 @@ def settings(node):
     values = {key: node.GetAttribute(scene.ATTRIBUTE + key) or "" for _title, key in rows}
     if values["transform"] in ("affine", "rigid"):
         values["lambda"] = values["refine"] = ""
+    elif not values["refine"]:
+        values["refine"] = _("standard")
     return [(title, values[key]) for title, key in rows]
 
 

@@ -73,7 +73,7 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         statuses = [next(word for word, limit in TOLERANCE if error <= limit) for error in errors]
         rows = [[name or str(number + 1), f"{error:.2f}"]
                 for number, (name, error) in enumerate(zip(landmarks["names"] if landmarks else (), errors))]
-        tables.fill(self.ui.landmarksTable, [_("Landmark"), _("Error (mm)")], rows, statuses, 1)
+        tables.fill(self.ui.landmarksTable, [_("Landmark"), _("Error (mm)")], rows, statuses, 1, stretched=True)
         parts = [sentence]
         if errors:
             parts.append(_("Target registration error: mean {mean:.2f} mm, largest {largest:.2f} mm.").format(

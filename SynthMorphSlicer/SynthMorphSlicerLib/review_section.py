@@ -33,7 +33,6 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         self._flickerTimer.setInterval(FLICKER_MILLISECONDS)
         self._flickerTimer.connect("timeout()", self.onSwap)
         ui.curtainSlider.connect("valueChanged(double)", self._onCurtainMoved)
-        ui.measuresTable.horizontalHeader().setStretchLastSection(True)
 
     def enter(self):
         self.shortcuts.enter()

@@ -112,6 +112,18 @@ def test_paths_are_of_files_or_of_folders():
                        "transformPathLineEdit": "ctkPathLineEdit::Files"}
 
 
+def test_the_tutorial_presses_buttons_that_are_there():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tutorial = re.search(r"### Tutorial\n(.*?)\n### If something goes wrong", readme, re.DOTALL).group(1)
+    pressed = {" ".join(name.split()) for name in re.findall(r"\*\*([^*]+)\*\*", tutorial)}
+    buttons = {text.findtext("string") for path in UI for widget in ElementTree.parse(path).iter("widget")
+               if widget.get("class") == "QPushButton" for text in widget.findall("property")
+               if text.get("name") == "text"}
+    pressed = {name for name in pressed if not name.endswith(".")}  # those that end so are headings
+    data = {"CT-MR Brain", "MRHead", "Lambda", "Jacobian map", "Stop, keep what is done"}  # no buttons, or renamed ones
+    assert len(pressed) > 25 and pressed - data <= buttons
+
+
 def test_every_stage_of_the_worker_has_words_in_the_panel():
     sources = [*(MODULE / "synthmorph_torch").glob("worker*.py"), MODULE / "synthmorph_torch/registration.py",
                MODULE / "synthmorph_torch/transfer.py", MODULE / "synthmorph_torch/review/__init__.py"]

@@ -208,6 +208,27 @@ def test_affine_against_deformable(host, compared):
     assert not compared.ui.sweepButton.enabled
 
 
+def test_without_and_with_refinement(host, compared):
+    compared.ui.transformTypeComboBox.currentIndex = compared.ui.transformTypeComboBox.findText(
+        "Affine and deformable")
+    before = len(headers(compared.ui.keptTable))
+    compared.ui.variantsComboBox.currentIndex = compared.ui.variantsComboBox.findText("Without and with refinement")
+    compared.ui.variantsButton.click()
+    finished(host, compared, 600)
+    assert not error(compared)
+    titles, rows = headers(compared.ui.keptTable), {row[0]: row[1:] for row in cells(compared.ui.keptTable)}
+    assert len(titles) in (before + 1, before + 2)  # the one without may have been kept before
+    assert titles[-1].startswith("\u25b8") and "not refined" not in titles[-1]
+    assert rows["Refinement"][-1] == "standard" and "0" in rows["Refinement"][:-1]
+    refined, plain = len(titles) - 1, 1 + rows["Refinement"].index("0")
+    at = displaced(compared)
+    show(compared, plain)
+    assert np.abs(displaced(compared) - at).max() > 0.02 and compared.ui.refinementSpinBox.value == 0
+    show(compared, refined)
+    np.testing.assert_allclose(displaced(compared), at, atol=1e-6)
+    assert compared.ui.refinementSpinBox.value == -1
+
+
 def test_kept_results_are_there_when_a_scene_is_opened_again(host, compared, tmp_path):
     """The last test of this file, because it closes the scene."""
     import slicer
