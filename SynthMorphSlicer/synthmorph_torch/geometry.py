@@ -88,9 +88,9 @@ class Space:
         ends = [(-0.5, n - 0.5) for n in self.shape]
         return self.to_world(np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(8, 3))
 
-    def scaled(self, factor: int) -> Space:
+    def scaled(self, factor: float) -> Space:
         """The grid of every ``factor``-th voxel, starting with the first (SPEC 2.1 for a factor of 2)."""
-        x, y, z = (n // factor for n in self.shape)
+        x, y, z = (int(n / factor) for n in self.shape)
         return Space((x, y, z), self.matrix @ np.diag([factor, factor, factor, 1.0]))
 
     def transformed(self, world: ArrayLike) -> Space:

@@ -282,10 +282,25 @@ class MidSpace:
         """
         source, target = (self.to_fixed, self.to_moving) if forward else (self.to_moving, self.to_fixed)
         y = spatial.affine_grid(torch.linalg.inv(source) @ grid_to_source, shape)
-        if self.velocity is not None:
-            displacement = spatial.integrate(self.velocity if forward else -self.velocity, steps)
-            y = y + spatial.sample(displacement, y)
-        return spatial.transform_points(target, y)
+        return spatial.transform_points(target, y if self.velocity is None else y + self.bent(y, steps, forward))
+
+    def bent(self, points: Tensor, steps: int, forward: bool = True, exactly: bool = False) -> Tensor:
+        """How far the velocity takes points of the mid-space from the fixed to the moving image, or back.
+
+        Args:
+            points: (1, 3, *shape) indices of the grid.
+            steps: scaling and squaring steps.
+            exactly: follow each point instead of sampling what scaling and squaring finds on the grid (SPEC 5);
+                detailed fields then differ less from the inverse of their opposite.
+
+        Returns:
+            (1, 3, *shape) in voxels of the grid.
+        """
+        assert self.velocity is not None
+        velocity = self.velocity if forward else -self.velocity
+        if exactly:
+            return spatial.flow(velocity, points, -(-steps // 2))
+        return spatial.sample(spatial.integrate(velocity, steps), points)
 
     def total_field(self, steps: int, forward: bool = True) -> Tensor:
         """Mixed field of SPEC 3.3 step 4, (1, 3, *shape): index in the other network image minus half-grid index."""

@@ -24,7 +24,6 @@ HALF_STEPS = 3  # squarings of v / 2 while optimising: its amplitude is a few vo
 BORDER = 12.0  # millimetres at the border of the grid over which velocity and updates fade out
 RIM = 3.0  # millimetres, about the width of what is looked at around the brain
 FINEST = 2.0  # voxel size of the refined velocity, millimetres
-SAFE_DETERMINANT = 0.05  # smallest Jacobian determinant that a result may have
 
 Sampler = Callable[[int, Tensor, Sequence[int]], Tensor]
 """Samples the moving (0) or fixed image (1) itself: matrix from the indices of a new grid to those of its network
@@ -97,7 +96,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
 
         mid = _ascend(scene, mid, count, smoothing, tell) if count else mid
         done += count
-    return unfolded(mid), measure
+    return mid, measure
 
 
 def working_grid(mid: MidSpace, spacing: float) -> tuple[MidSpace, float, Tensor | None]:
@@ -224,27 +223,23 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, smoothing: float,
     return dataclasses.replace(mid, velocity=regrid(best, mid.shape)) if improved else mid
 
 
-def unfolded(mid: MidSpace) -> MidSpace:
-    """The same mid-space, its velocity smoothed where the Jacobian determinant comes close to zero, until none does.
+def smoothed_around(mid: MidSpace, places: Tensor, sigma: float) -> MidSpace:
+    """The same mid-space with a smoother velocity near some places.
 
-    In theory the flow of any smooth velocity is invertible; on a grid a steep one can fold all the same. Smoothing all
-    of it would take more from a detailed warp than from a smooth one.
+    In theory the flow of any continuous velocity is invertible; on the grid of a result a steep one can fold all the
+    same. Smoothing more than what is next to such folds would leave a detailed warp with less detail than a smooth one.
+
+    Args:
+        mid: a mid-space with a velocity.
+        places: (K, 3) voxel coordinates of the mid-space.
+        sigma: of the Gaussian, voxels of the mid-space.
     """
-    for _ in range(30):
-        assert mid.velocity is not None
-        both = spatial.integrate(torch.cat([mid.velocity, -mid.velocity]))
-        unsafe = spatial.jacobian_determinant(both).amin(0) < SAFE_DETERMINANT
-        if not unsafe.any():
-            break
-        around = gaussian(F.max_pool3d(unsafe[None, None].float(), 9, 1, 4), 2.0)
-        mid = dataclasses.replace(mid, velocity=torch.lerp(mid.velocity, gaussian(mid.velocity, 1.0), around))
-    return mid
-
-
-def smoother(mid: MidSpace) -> MidSpace:
-    """The same mid-space with a slightly smoother velocity."""
     assert mid.velocity is not None
-    return dataclasses.replace(mid, velocity=gaussian(mid.velocity, 0.6))
+    marked = torch.zeros(1, 1, *mid.shape, device=mid.velocity.device)
+    i, j, k = (places[:, axis].round().long().clamp(0, n - 1) for axis, n in enumerate(mid.shape))
+    marked[0, 0, i, j, k] = 1.0
+    around = gaussian(F.max_pool3d(marked, 3, 1, 1), 1.0)
+    return dataclasses.replace(mid, velocity=torch.lerp(mid.velocity, gaussian(mid.velocity, sigma), around))
 
 
 def regrid(velocity: Tensor, shape: Sequence[int]) -> Tensor:

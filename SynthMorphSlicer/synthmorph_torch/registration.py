@@ -15,7 +15,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from . import images, labels, polish, quality, refinement, spatial, transforms
+from . import images, labels, polish, quality, refinement, residual, spatial, transforms
 from .errors import DeviceError, ImageError, UsageError
 from .geometry import Space, index_map, network_space
 from .models import Networks, normalise
@@ -24,7 +24,7 @@ from .stages import Progress, Stages
 
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
 EXTENTS = (192, 256)
-TAPER = 10  # voxels over which the residual field fades to zero beyond the network's field of view
+UNFOLDING = 12  # attempts to smooth a refined field where it folds
 
 
 @dataclass(frozen=True)
@@ -243,43 +243,35 @@ class Registration:
         if self.mid is None or self.mid.velocity is None:
             self.fixed_to_moving, self.moving_to_fixed = (transforms.affine_transform(m)
                                                           for m in (affine, np.linalg.inv(affine)))
-        elif min(self._composites(affine)) <= 0 and self.refined_by:
-            # resampled onto the grids of the result, a refined field may fold where its own grid did not
-            for _ in range(10):
-                self.mid = refinement.smoother(self.mid)
-                if min(self._composites(affine)) > 0:
-                    break
+        else:
+            self._express(affine)
         stages.start("", 1.0)
         if stages.progress:
             stages.progress("done", 1.0)
         self.seconds = stages.seconds
         return self
 
-    def _composites(self, affine: np.ndarray) -> tuple[float, float]:
-        """Set both transforms; return the smallest Jacobian determinant of their residual fields."""
+    def _express(self, affine: np.ndarray) -> None:
+        """Set both transforms; smooth a refined velocity where they would fold."""
         inputs = self.inputs
-        self.fixed_to_moving, one = self._composite(inputs.residual_net, inputs.fixed_net, inputs.moving_net, affine,
-                                                    True)
-        self.moving_to_fixed, other = self._composite(inputs.opposite_net, inputs.moving_net, inputs.fixed_net,
-                                                      np.linalg.inv(affine), False)
-        return one, other
+        for attempt in range(UNFOLDING):
+            self.fixed_to_moving, places = self._composite(inputs.residual_net, inputs.fixed_net, affine, True)
+            self.moving_to_fixed, others = self._composite(inputs.opposite_net, inputs.moving_net,
+                                                           np.linalg.inv(affine), False)
+            places = torch.cat([places, others])
+            if not self.refined_by or not len(places):
+                break
+            assert self.mid is not None
+            self.mid = refinement.smoothed_around(self.mid, places, 0.7 + 0.1 * attempt)
 
-    def _composite(self, grid: Space, source: Space, target: Space, affine: np.ndarray, forward: bool
-                   ) -> tuple[sitk.Transform, float]:
-        """Residual field on a half-resolution grid, then the affine part (SPEC 3.3 step 4, in millimetres)."""
+    def _composite(self, grid: Space, source: Space, affine: np.ndarray, forward: bool
+                   ) -> tuple[sitk.Transform, Tensor]:
+        """One of the two transforms, and the places in the mid-space where it would fold, (K, 3) voxels."""
         assert self.mid is not None
-        networks, device = self.model.networks, self.inputs.fixed.device
-        lattice = grid.scaled(networks.residual_factor)
-        box = residual_box(lattice, source, self.mid, forward, whole=not networks.fades)
-        reached = self.mid.map_grid(torch.as_tensor(index_map(box, source), device=device), box.shape,
-                                    self.options.steps, forward)
-        to_world = torch.as_tensor(np.linalg.inv(affine) @ target.matrix, device=device)
-        points = spatial.affine_grid(torch.as_tensor(box.matrix, device=device), box.shape)
-        residual = (spatial.transform_points(to_world, reached) - points) * taper(box.shape, device)
-        to_index = torch.as_tensor(np.linalg.inv(box.matrix), device=device)
-        voxels = spatial.transform_points(to_index, residual) - to_index[:3, 3].float().view(1, 3, 1, 1, 1)
-        smallest = float(spatial.jacobian_determinant(voxels).min())
-        return transforms.residual_transform(residual[0].cpu().numpy(), box, affine), smallest
+        networks, exactly = self.model.networks, self.refined_by is not None
+        lattice = grid.scaled(residual.REFINED_VOXEL / networks.spacing if exactly else networks.residual_factor)
+        found = residual.find(self.mid, source, lattice, forward, self.options.steps, exactly, networks.fades)
+        return transforms.residual_transform(found.field, found.grid, affine), found.folds
 
     def with_regularization(self, regularization: float, progress: Progress | None = None) -> Registration:
         """The same registration with another lambda; reuses the affine part and the images in network space."""
@@ -344,41 +336,6 @@ def mid_spacing(inputs: Inputs, mid: MidSpace) -> float:
     volumes = [abs(np.linalg.det(net.matrix @ to_image.cpu().numpy()))
                for net, to_image in ((inputs.moving_net, mid.to_moving), (inputs.fixed_net, mid.to_fixed))]
     return round(float(np.prod(volumes)) ** (1 / 6), 6)
-
-
-def residual_box(lattice: Space, source: Space, mid: MidSpace, forward: bool, whole: bool) -> Space:
-    """The part of a lattice that the mid-space grid covers, with a margin for the taper.
-
-    Args:
-        lattice: voxels on which the residual field may be stored, around the source image.
-        source: network space of the source image.
-        mid: the mid-space.
-        forward: whether the fixed image is the source.
-        whole: include all of the lattice, because the field does not vanish beyond the mid-space grid.
-    """
-    to_source = (mid.to_fixed if forward else mid.to_moving).cpu().numpy()
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in mid.shape], indexing="ij"), -1).reshape(8, 3)
-    world = source.to_world(corners @ to_source[:3, :3].T + to_source[:3, 3])
-    index = lattice.to_index(world)
-    low, high = np.floor(index.min(0)), np.ceil(index.max(0))
-    if whole:
-        low, high = np.minimum(low, 0), np.maximum(high, np.array(lattice.shape) - 1)
-    low, high = (low - TAPER).astype(int), (high + TAPER).astype(int)
-    shift = np.eye(4)
-    shift[:3, 3] = low
-    x, y, z = (int(n) for n in high - low + 1)
-    return Space((x, y, z), lattice.matrix @ shift)
-
-
-def taper(shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """(1, 1, X, Y, Z): one inside, falling to zero over the padded outer voxels."""
-    window = torch.ones(1, 1, 1, 1, 1, device=device)
-    for axis, n in enumerate(shape):
-        distance = torch.minimum(torch.arange(n, device=device), torch.arange(n - 1, -1, -1, device=device))
-        size = [1] * 5
-        size[axis + 2] = n
-        window = window * (distance / TAPER).clamp(max=1.0).view(size)
-    return window
 
 
 def square_root(matrix: Tensor) -> Tensor:

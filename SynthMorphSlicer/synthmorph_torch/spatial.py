@@ -138,6 +138,29 @@ def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
     return flow.flip(1) / scale
 
 
+def linearly(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors (1, 3, X, Y, Z) under the linear part of a (4, 4) matrix."""
+    return torch.einsum("ij,njxyz->nixyz", matrix[:3, :3].float(), vectors)
+
+
+def flow(velocity: Tensor, points: Tensor, steps: int) -> Tensor:
+    """Displacement of points by the unit-time flow of a stationary velocity field, followed by the midpoint rule.
+
+    Scaling and squaring interpolates its own result at every step; this samples nothing but the velocity, so that the
+    flow of ``-velocity`` leads back to where the points came from.
+
+    Args:
+        velocity: (1, 3, X, Y, Z) in voxels.
+        points: (1, 3, *shape) voxel coordinates.
+        steps: of the path; four are enough for the few voxels that anatomy moves.
+    """
+    reached = points
+    for _ in range(steps):
+        middle = reached + sample(velocity, reached) / (2 * steps)
+        reached = reached + sample(velocity, middle) / steps
+    return reached - points
+
+
 def compose(transforms: Sequence[Tensor], shape: Shape | None = None) -> Tensor:
     """Compose maps ``T1, ..., Tn`` into ``x -> T1(T2(...Tn(x)))`` (SPEC 4).
 

@@ -70,8 +70,8 @@ def test_official_size_detector(load, room):
     model = OfficialNetworks(detector, detector, None, None)
     moving, fixed = volume(images["moving"]), volume(images["fixed"])
     with torch.inference_mode():
-        forward = model.affine(moving, fixed, rigid=False)
-        rigid = model.affine(moving, fixed, rigid=True)
+        forward = model.mid_space(moving, fixed, "affine").affine
+        rigid = model.mid_space(moving, fixed, "rigid").affine
     agree(forward, data["affine_fw"], MATRIX)
     agree(torch.linalg.inv(forward), data["affine_bw"], MATRIX)
     agree(rigid, data["rigid_fw"], MATRIX)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from synthmorph_torch import agreement, images, registration, transforms
+from synthmorph_torch import agreement, images, registration, spatial, transforms
 from synthmorph_torch.errors import DeviceError, ImageError, UsageError
 from synthmorph_torch.geometry import Space
 from synthmorph_torch.loader import find_device, load_model
@@ -135,8 +135,12 @@ def test_swapping_the_images_inverts_the_transform(compact, brains, refine):
     assert np.linalg.norm(one - other, axis=1).max() < 1e-3
 
 
-def test_transforms_undo_each_other(result, brains):
-    points = Space.of(brains[1]).center + np.random.default_rng(1).uniform(-50, 50, (500, 3))
+@pytest.mark.parametrize("refine", [0, None])
+def test_transforms_undo_each_other(compact, brains, refine):
+    result = compact.register(*brains, refine=refine)
+    brain = sitk.GetArrayFromImage(brains[1]) > 0
+    indices = np.random.default_rng(1).permutation(np.argwhere(brain))[:2000, ::-1]
+    points = Space.of(brains[1]).to_world(indices)
     there = transforms.apply_to_points(result.fixed_to_moving, points)
     back = transforms.apply_to_points(result.moving_to_fixed, there)
     assert np.linalg.norm(back - points, axis=1).mean() < 0.1
@@ -153,6 +157,22 @@ def test_lambda_smooths(result):
 def test_no_voxel_folds(compact, brains):
     result = compact.register(*brains, regularization=0.45, refine=20)
     assert sitk.GetArrayFromImage(result.jacobian()).min() > 0
+
+
+def stored_determinant(result):
+    """Smallest Jacobian determinant of the residual field on the grid that it is stored on."""
+    field = sitk.CompositeTransform(result.fixed_to_moving).GetNthTransform(1)
+    field = sitk.DisplacementFieldTransform(field).GetDisplacementField()
+    to_index = torch.as_tensor(np.linalg.inv(Space.of(field).matrix))
+    millimetres = torch.as_tensor(sitk.GetArrayFromImage(field).T.astype(np.float32))
+    return float(spatial.jacobian_determinant(spatial.linearly(to_index, millimetres[None])).min())
+
+
+def test_a_detailed_warp_is_smoothed_where_it_would_fold(compact, brains, monkeypatch):
+    smoothed = compact.register(*brains, regularization=0.1)
+    assert stored_determinant(smoothed) > 0
+    monkeypatch.setattr(registration, "UNFOLDING", 1)
+    assert stored_determinant(compact.register(*brains, regularization=0.1)) <= 0
 
 
 def test_far_apart_headers_change_nothing(compact, result, brains):

@@ -112,6 +112,28 @@ def test_opposite_velocities_give_inverse_maps():
     assert there_and_back.abs().max() < 0.05
 
 
+@pytest.mark.parametrize("steps", [4, 8])
+def test_flow_of_a_linear_velocity_is_the_matrix_exponential(steps):
+    generator = torch.tensor([[0.05, -0.20, 0.0], [0.20, -0.10, 0.03], [0.0, -0.03, 0.08]], dtype=torch.float64)
+    points = spatial.identity_grid((32, 32, 32))[None] - 15.5
+    velocity = torch.einsum("ij,njxyz->nixyz", generator.float(), points)
+    inner = points[:, :, 10:22, 10:22, 10:22]
+    found = inner + spatial.flow(velocity, inner + 15.5, steps)
+    expected = torch.einsum("ij,njxyz->nixyz", torch.linalg.matrix_exp(generator).float(), inner)
+    torch.testing.assert_close(found, expected, atol=0.16 / steps**2, rtol=0)  # the midpoint rule is of second order
+
+
+def test_flow_agrees_with_scaling_and_squaring_and_undoes_itself():
+    wave = torch.sin(spatial.identity_grid((32, 32, 32)) * torch.pi / 31)
+    velocity = (6 * wave.prod(0) * torch.tensor([1.0, -0.7, 0.5]).view(3, 1, 1, 1))[None]
+    points = spatial.identity_grid((32, 32, 32))[None]
+    there = spatial.flow(velocity, points, 8)
+    assert (there - spatial.integrate(velocity)).abs().max() < 0.1
+    back = spatial.flow(-velocity, points + there, 8)
+    assert there.abs().max() > 4
+    assert (there + back).abs().max() < 0.01
+
+
 def test_jacobian_of_a_linear_map():
     linear = torch.eye(4, dtype=torch.float64)
     linear[:3, :3] += 0.3 * torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
