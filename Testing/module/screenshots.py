@@ -97,35 +97,26 @@ def drawSections(host, panel, widget, folder):
 
 
 def drawAtlases(host, panel, widget, folder):
-    """The two volumes' labels as atlases of a third volume, where there is one."""
+    """Two scans with their labels as atlases of a later scan of the same patient."""
     import qt
     ui = panel.ui
     ui.atlasCollapsibleButton.collapsed = False
-    patient, sources = thirdBrain(panel), (
-        (panel.parameters.movingVolume, ui.carriedLabelsSelector.checkedNodes()[0]),
-        (panel.parameters.fixedVolume, panel.parameters.outputSegmentation))
+    patient, sources, labels = threeHeads(panel)
     with tempfile.TemporaryDirectory() as library:
         qt.QFileDialog.getExistingDirectory = lambda *arguments: library
-        for volume, labels in sources:
+        ui.makeAtlasLabelsSelector.setCurrentNode(labels)
+        for volume in sources:
             ui.makeAtlasVolumeSelector.setCurrentNode(volume)
-            ui.makeAtlasLabelsSelector.setCurrentNode(labels)
-            known = ui.atlasesTable.rowCount
             ui.makeAtlasButton.click()
-            waitForRows(host, ui.atlasesTable, known + 1)
+        wanted = {volume.GetName() for volume in sources}
+        assert host.wait(lambda: wanted <= set(names(ui.atlasesTable)), 120)
         for row, name in enumerate(names(ui.atlasesTable)):
-            if name.startswith("Patient"):
+            if name in wanted:
                 ui.atlasesTable.item(row, 0).setCheckState(qt.Qt.Checked)
         ui.patientSelector.setCurrentNode(patient)
         ui.carryAtlasesButton.click()
         waitFor(host, panel)
     grab(widget, folder / "atlas.png", ui.atlasCollapsibleButton)
-    ui.agreementButton.click()
-    picture(folder / "agreement.png")
-
-
-def waitForRows(host, table, number):
-    """Until a table has that many rows."""
-    assert host.wait(lambda: table.rowCount >= number, 60)
 
 
 def names(table):
@@ -133,14 +124,16 @@ def names(table):
     return [table.item(row, 0).text() for row in range(table.rowCount)]
 
 
-def thirdBrain(panel):
-    """Another scan to carry labels onto."""
+def threeHeads(panel):
+    """Whole heads: the one that gets labels, those that give them, and the labels."""
     if DATA is None:
-        return panel.parameters.fixedVolume
+        fixed, moving = panel.parameters.fixedVolume, panel.parameters.movingVolume
+        return fixed, [moving], panel.ui.carriedLabelsSelector.checkedNodes()[0]
     from workplace import loadVolume
-    node = loadVolume(DATA / "multicontrast/ms12_study2_T1W.nii.gz", "Patient12-later-T1")
-    window(node)
-    return node
+    files = {"Later-T1": "ms12_study2_T1W", "First-T2": "ms12_study1_T2W", "First-FLAIR": "ms12_study1_FLAIR"}
+    patient, *sources = (loadVolume(DATA / f"multicontrast/{file}.nii.gz", name) for name, file in files.items())
+    window(patient)
+    return patient, sources, ventricles(sources[0])
 
 
 def waitFor(host, panel):
