@@ -16,6 +16,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from SynthMorphSlicerLib.logic import RegistrationLogic
 
+SECTIONS = {"compareCollapsibleButton": "Compare", "atlasCollapsibleButton": "Atlas",
+            "movingCollapsibleButton": "Moving"}  # filled by .ui files of their own
+
 
 class SynthMorphSlicer(ScriptedLoadableModule):
     """Name, place and help of the module."""
@@ -36,7 +39,7 @@ class SynthMorphSlicer(ScriptedLoadableModule):
 
 
 class SynthMorphSlicerWidget(ScriptedLoadableModuleWidget):
-    """Loads the .ui and hands it to the panel."""
+    """Loads the .ui files and hands them to the panel."""
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -47,6 +50,10 @@ class SynthMorphSlicerWidget(ScriptedLoadableModuleWidget):
         super().setup()
         from SynthMorphSlicerLib.panel import Panel
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/SynthMorphSlicer.ui"))
+        for place, name in SECTIONS.items():
+            section = slicer.util.loadUI(self.resourcePath(f"UI/{name}.ui"))
+            slicer.util.findChild(uiWidget, place).layout().addWidget(section)
+            section.setMRMLScene(slicer.mrmlScene)
         self.layout.addWidget(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = SynthMorphSlicerLogic()

@@ -1,6 +1,9 @@
 """Everything of SynthMorph that knows Slicer: MRML, Qt and VTK.  The networks live in ``synthmorph_torch``."""
 
-MODULES = ("parameters", "environment", "worker_client", "installing", "scene", "segments", "maps", "measures", "job",
-           "logic", "side_by_side", "review", "setup_section", "import_section", "review_section", "panel",
-           "selftest")
+MODULES = ("parameters", "environment", "worker_client", "stages", "installing", "job", "scene", "segments",
+           "maps", "measures", "subject", "signing", "logic", "workbench", "structures", "volumes", "atlases",
+           "moving", "transferring", "views", "tables", "shortcuts", "side_by_side", "comparisons", "kept", "curve",
+           "printing", "surfaces", "review", "device_section", "ticked_section", "setup_section", "import_section",
+           "review_section", "examine_section", "landmark_section", "compare_section", "atlas_section",
+           "moving_section", "panel", "selftest")
 """All modules of this package, each after those it imports: the order in which Reload refreshes them."""

@@ -38,6 +38,7 @@ class Job:
     pointIDs: tuple = ()
     initialID: str = ""
     attach: bool = False
+    replaceEdited: bool = False
     folder: str = ""
     labelFiles: list = field(default_factory=list)
     layers: list = field(default_factory=list)  # (segments) of each file, in the order of the files
@@ -50,3 +51,4 @@ class Job:
     reason: str = ""  # why this model was used
     preview: bool = False  # without the refinement that its settings ask for
     seconds: float = 0.0
+    fingerprint: str = ""  # of the transform as the worker gave it

@@ -9,7 +9,7 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from . import environment, maps, scene, segments
+from . import environment, maps, scene, segments, subject
 from .job import CLASSES, OUTPUTS, InputError, Job, Settings
 from .worker_client import WorkerClient
 
@@ -27,14 +27,15 @@ class RegistrationLogic:
         self.keepTemporaryFiles = keepTemporaryFiles
         self.job = None  # the registration under way or the last one
         self._resultsOf = None  # process that still holds the last registration
+        self._folders = []  # of requests under way
 
     # What scripts call
 
     def register(self, fixedNode, movingNode, transform="joint", regularization=0.5, outputTransform=True,
                  outputVolume=None, outputJacobian=None, outputSegmentation=None, carriedLabels=(), carriedPoints=(),
                  initialTransform=None, attachMoving=False, model="auto", device="auto", extent=256, steps=7,
-                 refinement=None, precision="full", threads=0, blocking=True, onProgress=None, onFinished=None,
-                 onError=None):
+                 refinement=None, precision="full", threads=0, replaceEdited=False, blocking=True, onProgress=None,
+                 onFinished=None, onError=None):
         """Bring a moving volume onto a fixed one.
 
         Example, in Slicer's Python console::
@@ -54,6 +55,8 @@ class RegistrationLogic:
         :param model: "auto", "official" or "compact".  :param device: "auto", "cpu", "cuda:0", ...
         :param extent: 192 or 256 mm.  :param steps: integration steps.  :param refinement: iterations, None for
           the model's own number.  :param precision: "full" or "fast".  :param threads: of the CPU, 0 for all.
+        :param replaceEdited: overwrite an output segmentation even if it was changed by hand since it was made; else it
+          is left alone and a new one is made.
         :param blocking: wait and return the outputs; else return at once, and call :meth:`poll` regularly.
         :param onProgress: called with stage, fraction and message.  :param onFinished: with the outputs.
         :param onError: called with a dictionary of ``kind``, ``message`` (one sentence) and ``details``; when blocking
@@ -68,7 +71,7 @@ class RegistrationLogic:
             raise InputError(problem)
         job = Job(fixedNode.GetID(), movingNode.GetID(), settings, wanted,
                   tuple(node.GetID() for node in carriedLabels), tuple(node.GetID() for node in carriedPoints),
-                  initialTransform.GetID() if initialTransform else "", attachMoving)
+                  initialTransform.GetID() if initialTransform else "", attachMoving, replaceEdited)
         return self._start(job, blocking, onProgress, onFinished, onError)
 
     def problem(self, fixedNode, movingNode, wanted, initialTransform=None, carriedLabels=(), carriedPoints=()):
@@ -100,6 +103,8 @@ class RegistrationLogic:
             if node in (fixedNode, movingNode, initialTransform, *carriedLabels, *carriedPoints):
                 return _("'{name}' is an input and an output at once: choose another output.").format(
                     name=node.GetName())
+            if node.GetAttribute(scene.ATTRIBUTE + "kept"):
+                return _("'{name}' is kept for comparison: choose another output.").format(name=node.GetName())
         return ""
 
     def canChangeRegularization(self):
@@ -108,6 +113,25 @@ class RegistrationLogic:
                 and self._resultsOf == self.client.processID()
                 and self.job.settings.transform in ("joint", "deform")
                 and all(slicer.mrmlScene.GetNodeByID(i) for i in (self.job.fixedID, self.job.movingID)))
+
+    def check(self, onDoubt):
+        """Look at the last registration once more, in a second or two of the worker's time.
+
+        :param onDoubt: called without arguments if it is probably wrong and nothing newer has been asked for.
+        """
+        job = self.job
+
+        def finished(answer):
+            if answer["doubtful"] and job is self.job and not self.isBusy():
+                onDoubt()
+
+        self.ask("check", finished, lambda error: logging.warning("SynthMorph: %s", error["message"]), inquiry=True)
+
+    def holds(self, transformNode, fixedNode):
+        """True if a transform node is as the registration made it that the worker still has in memory, or a copy."""
+        return (self.job is not None and self._resultsOf is not None and self._resultsOf == self.client.processID()
+                and self.job.fixedID == fixedNode.GetID() and bool(self.job.fingerprint)
+                and subject.isSame(self.job.fingerprint, subject.fingerprint(transformNode, fixedNode)))
 
     def changeRegularization(self, regularization, preview=False, blocking=True, onProgress=None, onFinished=None,
                              onError=None):
@@ -121,7 +145,7 @@ class RegistrationLogic:
             raise InputError(_("Register first: there is no registration to change."))
         job = replace(self.job, settings=replace(self.job.settings, regularization=regularization),
                       wanted={name: node.GetID() for name, node in self.job.outputs.items()}, outputs={},
-                      carried=dict(self.job.carried), started=time.monotonic())
+                      carried=dict(self.job.carried), started=time.monotonic(), replaceEdited=False)
         message = {"command": "relambda", "regularization": regularization, "refine": not preview,
                    "outputs": self._outputFiles(job)}
         return self._run(job, message, blocking, onProgress, onFinished, onError)
@@ -138,28 +162,63 @@ class RegistrationLogic:
         if not str(path).lower().endswith(FREESURFER_FILES):
             raise InputError(_("'{path}' is no FreeSurfer transform ({endings}): load other transforms with File > Add "
                                "Data.").format(path=path, endings=", ".join(FREESURFER_FILES)))
-        folder, results, failures = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath), [], []
-
         def finished(answer):
             node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", Path(path).name.split(".")[0])
             scene.setTransform(node, scene.vtkTransform(answer["fixed_to_moving"]))
             node.SetAttribute(scene.ATTRIBUTE + "file", str(path))
-            scene.removeFolder(folder)
-            results.append(node)
+            return node
+
+        return self.request("transform", lambda folder: {"path": str(path), "folder": folder}, finished, blocking,
+                            None, onFinished, onError)
+
+    def request(self, command, makeMessage, digest, blocking=True, onProgress=None, onFinished=None, onError=None):
+        """Write files, send the worker a command, bring its answer into the scene, and clean up.
+
+        :param makeMessage: function of a temporary folder that writes there what is needed and gives the arguments.
+        :param digest: function of the answer; what it gives is handed on.
+        :param onProgress: called with the worker's progress messages.
+        :param onFinished: called with what ``digest`` gave.  :param onError: as for :meth:`register`.
+        :return: what ``digest`` gave when blocking, else None.
+        :raises InputError: nothing can be handed over.  :raises RuntimeError: it failed, when blocking without
+          ``onError``.
+        """
+        folder, results, failures = scene.temporaryFolder(), [], []
+        self._folders.append(folder)
+        try:
+            message = makeMessage(folder)
+        except (OSError, RuntimeError) as error:
+            self._remove(folder)
+            raise InputError(scene.noRoom()) from error
+        except InputError:
+            self._remove(folder)
+            raise
+
+        def finished(answer):
+            try:
+                results.append(digest(answer))
+            except InputError as error:  # the scene has changed meanwhile
+                failed({"kind": "user", "message": str(error), "details": ""})
+                return
+            self._remove(folder)
             if onFinished:
-                onFinished(node)
+                onFinished(results[0])
 
         def failed(error):
-            scene.removeFolder(folder)
+            self._remove(folder)
             (onError or failures.append)(error)
 
-        self.ask("transform", finished, failed, path=str(path), folder=folder)
+        self.ask(command, finished, failed, onProgress, **message)
         if not blocking:
             return None
         self.client.wait()
         if failures:
             raise RuntimeError(failures[0]["message"])
         return results[0] if results else None
+
+    def _remove(self, folder):
+        if folder in self._folders:  # a cancellation may have been quicker
+            self._folders.remove(folder)
+            scene.removeFolder(folder)
 
     def poll(self):
         """Deliver what the worker has sent; call it regularly while a registration runs."""
@@ -174,6 +233,8 @@ class RegistrationLogic:
         self.client.cancel()
         self._resultsOf = None
         self._forgetFiles()
+        for folder in list(self._folders):
+            self._remove(folder)
 
     def ask(self, command, onResult=None, onError=None, onProgress=None, inquiry=False, **arguments):
         """Send the worker one of its other commands (see ``synthmorph_torch.protocol``)."""
@@ -188,7 +249,7 @@ class RegistrationLogic:
 
     def _start(self, job, blocking, onProgress, onFinished, onError):
         self._forgetFiles()
-        job.folder = tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath)
+        job.folder = scene.temporaryFolder()
         job.started = time.monotonic()
         job.labelFiles, job.layers, job.empty = [], [], []
         self.job = job
@@ -274,6 +335,9 @@ class RegistrationLogic:
             if name == "segmentation" and not (warped or job.empty):
                 continue  # nothing was given to carry along
             node = slicer.mrmlScene.GetNodeByID(job.wanted[name]) if job.wanted[name] else None
+            if name == "segmentation" and node and not job.replaceEdited and segments.isEdited(node):
+                job.note = " ".join(filter(None, (job.note, segments.KEPT.format(name=node.GetName()))))
+                node = None
             nodes[name] = node or slicer.mrmlScene.AddNewNodeByClass(
                 CLASSES[name], names[name].format(moving=moving.GetName(), fixed=fixed.GetName()))
         more = self._fill(nodes, job, forward, arrays, warped, fixed, moving)
@@ -287,6 +351,7 @@ class RegistrationLogic:
         if job.attach and "transform" in nodes:
             scene.attach(moving, nodes["transform"])
         job.outputs = nodes
+        job.fingerprint = subject.fingerprint(nodes["transform"], fixed) if "transform" in nodes else ""
         self.job, self._resultsOf = job, self.client.processID()
         return True
 
@@ -322,8 +387,10 @@ class RegistrationLogic:
     @staticmethod
     def _attributes(job, fixed, moving):
         provenance = job.provenance
+        iterations = provenance.get("refine")
         return {"fixed": fixed.GetName(), "moving": moving.GetName(), "lambda": job.settings.regularization,
-                "transform": job.settings.transform, "model": provenance.get("model", ""),
+                "transform": job.settings.transform, "refine": "" if iterations is None else iterations,
+                "model": provenance.get("model", ""),
                 "checksum": provenance.get("checksum", ""), "device": provenance.get("device", ""),
                 "extent": job.settings.extent, "steps": job.settings.steps, "seconds": f"{job.seconds:.1f}",
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S")}

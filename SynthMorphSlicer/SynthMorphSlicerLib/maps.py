@@ -21,6 +21,7 @@ DISPLACEMENT_ROLE = "SynthMorphDisplacement"  # from a transform to its displace
 LIMITS = (0.5, 1.0, 2.0, 3.0)  # of the colours, log2 J: the first that leaves out less than one voxel in a thousand
 DISPLACEMENT_SPACING = 3.0  # mm
 DIVERGING = ((0.02, 0.19, 0.38), (0.26, 0.58, 0.76), (1, 1, 1), (0.84, 0.38, 0.30), (0.40, 0, 0.12))
+SURFACES = ((0.27, 0.0, 0.33), (0.23, 0.32, 0.55), (0.13, 0.57, 0.55), (0.37, 0.79, 0.38), (0.99, 0.91, 0.14))
 SEQUENTIAL = ((0.0, 0.0, 0.02), (0.34, 0.06, 0.43), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.64))
 
 
@@ -43,10 +44,15 @@ def setJacobian(volumeNode, determinant, fixedNode):
     limit = next((limit for limit in LIMITS if np.mean(np.abs(logarithm[~folds]) > limit) < 0.001), LIMITS[-1])
     _show(volumeNode, colors("SynthMorph volume change", DIVERGING), -limit, limit)
     volumeNode.GetDisplayNode().SetInterpolate(False)  # or folding voxels would bleed into their neighbours' colours
-    return _markFolding(volumeNode, folds, fixedNode)
+    return markFolding(volumeNode, fixedNode)
 
 
-def _markFolding(volumeNode, folds, fixedNode):
+def markFolding(volumeNode, fixedNode):
+    """Mark where a Jacobian map says that the transform folds.
+
+    :return: list of the segmentation that marks it, empty if nothing folds.
+    """
+    folds = slicer.util.arrayFromVolume(volumeNode) == FOLDED
     node = volumeNode.GetNodeReference(FOLDING_ROLE)
     if not folds.any():
         if node is not None:
@@ -63,6 +69,18 @@ def _markFolding(volumeNode, folds, fixedNode):
     segments.fill(node, [(folds.astype(np.uint8), [("folding", segment)])], [], fixedNode)
     node.GetDisplayNode().SetOpacity2DFill(1.0)
     return [node]
+
+
+def setAgreement(volumeNode, share, referenceNode):
+    """Fill a volume with the share of the votes that went to a voxel's label (0 to 1), and colour it.
+
+    Where all agree nothing is drawn, so that the patient is seen there.
+    """
+    scene.setVolumeOnFixed(volumeNode, share, referenceNode)
+    _show(volumeNode, colors("SynthMorph agreement", SEQUENTIAL[:0:-1]), 0.0, 1.0)
+    volumeNode.GetDisplayNode().SetThreshold(0.0, 0.999)
+    volumeNode.GetDisplayNode().SetApplyThreshold(True)
+    volumeNode.GetDisplayNode().SetInterpolate(False)
 
 
 def showMarks(jacobianNode, visible):
@@ -95,6 +113,7 @@ def showLegend(volumeNode, visible, title):
         legend.SetTitleText(title)
         legend.SetLabelFormat("%.1f")
         legend.SetVisibility(visible)
+        legend.Modified()  # it does not notice by itself that the range of its map has changed
 
 
 def displacement(transformNode, fixedNode):

@@ -3,7 +3,6 @@
 They are read from the output nodes themselves, so they are there again when a saved scene is opened.
 """
 
-import csv
 import math
 
 import numpy as np
@@ -15,6 +14,7 @@ from . import maps, scene, segments
 
 DEFORMING = ("joint", "deform")  # transforms for which lambda has a meaning
 TABLE_ROLE = "SynthMorphMeasures"  # from an output node to the table
+STEP = 0.5  # mm to each side, for the volume change at a point
 
 
 def valuesAt(point, transformNode, jacobianNode):
@@ -23,11 +23,25 @@ def valuesAt(point, transformNode, jacobianNode):
     if transformNode is not None and transformNode.GetTransformFromParent() is not None:
         partner = transformNode.GetTransformFromParent().TransformPoint(point)
         parts.append(_("displacement {distance:.1f} mm").format(distance=math.dist(point, partner)))
+    determinant = _determinantAt(point, transformNode, jacobianNode)
+    if determinant is not None:
+        parts.append(_("local volume {percent:+d} %").format(percent=round(100 * (determinant - 1))) if determinant > 0
+                     else _("folding"))
+    return ", ".join(parts)
+
+
+def _determinantAt(point, transformNode, jacobianNode):
+    """Local volume change at a point: as the map has it, or by differences of the transform where there is none."""
     value = _voxelAt(jacobianNode, point) if jacobianNode is not None else None
     if value is not None:
-        parts.append(_("folding") if value == maps.FOLDED
-                     else _("local volume {percent:+.0f} %").format(percent=100 * (2.0**value - 1)))
-    return ", ".join(parts)
+        return 0.0 if value == maps.FOLDED else 2.0**value
+    if transformNode is None or transformNode.GetTransformFromParent() is None:
+        return None
+    transform = transformNode.GetTransformFromParent()
+    steps = np.eye(3) * STEP
+    columns = [np.subtract(transform.TransformPoint(point + step), transform.TransformPoint(point - step))
+               for step in steps]
+    return float(np.linalg.det(np.array(columns).T / (2 * STEP)))
 
 
 def areThere(outputs):
@@ -59,6 +73,11 @@ def measuresOf(outputs, labelNodes=()):
     return rows
 
 
+def titles():
+    """Column titles of :func:`measuresOf`."""
+    return [_("Measure"), _("Value")]
+
+
 def table(outputs, labelNodes=()):
     """The measures as a table node of the scene, one for a registration."""
     rows = measuresOf(outputs, labelNodes)
@@ -70,24 +89,13 @@ def table(outputs, labelNodes=()):
             output.SetNodeReferenceID(TABLE_ROLE, node.GetID())
         scene.putBeside(node, owner)
     node.RemoveAllColumns()
-    for title, values in zip((_("Measure"), _("Value")), zip(*rows)):
+    for title, values in zip(titles(), zip(*rows)):
         column = vtk.vtkStringArray()
         column.SetName(title)
         for value in values:
             column.InsertNextValue(value)
         node.AddColumn(column)
     return node
-
-
-def asText(rows):
-    """Rows for the clipboard, as spreadsheets take them: separated by tabs."""
-    return "".join(f"{name}\t{value}\n" for name, value in rows)
-
-
-def writeCSV(rows, path):
-    """Write rows to a CSV file; raises OSError if that is not possible."""
-    with open(path, "w", newline="", encoding="utf-8-sig") as file:  # the mark tells Excel that it is UTF-8
-        csv.writer(file).writerows([(_("Measure"), _("Value")), *rows])
 
 
 def _attribute(node, key):

@@ -8,22 +8,25 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment, scene
+from . import environment, scene, segments, stages
+from .atlas_section import AtlasSection
+from .compare_section import CompareSection
+from .device_section import DeviceSection
+from .examine_section import ExamineSection
 from .import_section import ImportSection
 from .job import OUTPUTS, InputError
+from .landmark_section import LandmarkSection
+from .moving_section import MovingSection
 from .parameters import SynthMorphParameterNode
 from .review_section import ReviewSection
 from .setup_section import SetupSection
+from .subject import Subject
+from .ticked_section import TickedSection
+from .workbench import Workbench
 
 POLL_MILLISECONDS = 50
 DOUBLE_CLICK_SECONDS = 0.4  # in which the second click on Register does not mean Cancel
 FOLLOW_MILLISECONDS = 150  # between two lambdas sent to the worker while the slider moves
-STAGES = {"loading model": _("Loading the model"), "preparing images": _("Preparing the images"),
-          "affine transform": _("Affine transform"), "deformable transform": _("Deformable transform"),
-          "refinement": _("Refinement"), "writing transforms": _("Writing transforms"),
-          "writing results": _("Writing results"), "Jacobian": _("Jacobian map"),
-          "carrying labels": _("Carrying labels along"), "trying again on the CPU": _("Trying again on the CPU"),
-          "downloading": _("Downloading"), "done": _("Done")}
 
 
 class Panel(slicer.util.VTKObservationMixin):
@@ -44,16 +47,24 @@ class Panel(slicer.util.VTKObservationMixin):
         self._stage = self._whenCancelled = ""
         self._pair = (None, None)  # fixed and moving volume that the outputs belong to
         self._followed = None  # lambda of the shown result
-        self._updating = False
         self._pollTimer, self._followTimer = qt.QTimer(), qt.QTimer()
         self._pollTimer.setInterval(POLL_MILLISECONDS)
         self._followTimer.setInterval(FOLLOW_MILLISECONDS)
         self._followTimer.setSingleShot(True)
-        self._probe = environment.DeviceProbe()
-        self._shownDevices = None
+        self.deviceSection = DeviceSection(self.ui, self)
+        self.tickedSection = TickedSection(self.ui, self)
+        self.ticked = self.tickedSection.ticked  # nodes of one of the lists with check marks, by name
         self.setupSection = SetupSection(self.ui, logic, self)
         self.reviewSection = ReviewSection(self.ui, logic, self)
         self.importSection = ImportSection(self.ui, logic, self)
+        self.bench = Workbench(logic)
+        self.examineSection = ExamineSection(self.ui, self.bench, self)
+        self.landmarkSection = LandmarkSection(self.ui, self.bench, self)
+        self.compareSection = CompareSection(self.ui, self.bench, self)
+        self.atlasSection = AtlasSection(self.ui, logic, self)
+        self.movingSection = MovingSection(self.ui, logic, self)
+        self._sections = (self.reviewSection, self.examineSection, self.landmarkSection, self.compareSection,
+                          self.atlasSection)  # those that remember something of the scene
         self._connect()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
@@ -64,14 +75,16 @@ class Panel(slicer.util.VTKObservationMixin):
     # Life cycle
 
     def enter(self):
-        self._probe.start()
+        self.deviceSection.enter()
         self._pollTimer.start()
         self.setParameterNode(self._getParameterNode())
         self.reviewSection.enter()
+        self.atlasSection.enter()
         self.setupSection.refresh()
 
     def exit(self):
         self.reviewSection.exit()
+        self.atlasSection.exit()
         self.setParameterNode(None)
         if not self._isWorking():
             self._pollTimer.stop()
@@ -80,6 +93,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._pollTimer.stop()
         self._followTimer.stop()
         self.reviewSection.exit()
+        self.atlasSection.exit()
         self.setParameterNode(None)
         self.removeObservers()
         self.setupSection.close()
@@ -96,13 +110,14 @@ class Panel(slicer.util.VTKObservationMixin):
             self._followed = self.parameters.regularization if self._followed is None else self._followed
             self._guiTag = self.parameters.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
-            self._showCarried()
+            self.tickedSection.show()
             self._pair = self._chosenPair()
         self._onParametersChanged()
 
     def _onSceneStartClose(self, caller, event):
         self.setParameterNode(None)
-        self.reviewSection.forget()
+        for section in self._sections:
+            section.forget()
         self.logic.close()
         self.showStatus("")
 
@@ -123,51 +138,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self._pollTimer.connect("timeout()", self._onPoll)
         self._followTimer.connect("timeout()", self._onFollow)
         ui.applyButton.connect("clicked(bool)", self.onApplyButton)
-        ui.deviceComboBox.connect("currentIndexChanged(int)", self._onDeviceChosen)
-        for selector in (ui.carriedLabelsSelector, ui.carriedPointsSelector):
-            selector.connect("checkedNodesChanged()", self._onCarriedChecked)
         ui.detailsButton.connect("toggled(bool)", ui.detailsTextEdit.setVisible)
-
-    # Parameters that have no ready-made connection
-
-    def _onCarriedChecked(self):
-        if self.parameters is not None and not self._updating and not slicer.mrmlScene.IsBatchProcessing():
-            self.parameters.carriedLabels = list(self.ui.carriedLabelsSelector.checkedNodes())
-            self.parameters.carriedPoints = list(self.ui.carriedPointsSelector.checkedNodes())
-
-    def _showCarried(self):
-        self._updating = True
-        for selector, nodes in ((self.ui.carriedLabelsSelector, self.parameters.carriedLabels),
-                                (self.ui.carriedPointsSelector, self.parameters.carriedPoints)):
-            wanted = {node.GetID() for node in nodes if node is not None}
-            for node in list(selector.checkedNodes()):
-                if node.GetID() not in wanted:
-                    selector.uncheck(node)
-            for node in nodes:
-                if node is not None:
-                    selector.check(node)
-        self._updating = False
-
-    def _onDeviceChosen(self, index):
-        if self.parameters is not None and not self._updating and index >= 0:
-            self.parameters.device = self.ui.deviceComboBox.itemData(index)
-
-    def _showDevices(self):
-        """List the devices once they are known; a chosen one that is not there stays in the list."""
-        devices = self._probe.devices()
-        chosen = self.parameters.device if self.parameters is not None else "auto"
-        if self._shownDevices == (devices, chosen):
-            return
-        self._shownDevices = (devices, chosen)
-        entries = {"auto": _("Automatic"), **{d["id"]: environment.deviceLabel(d) for d in devices or ()},
-                   "cpu": _("CPU")}
-        entries.setdefault(chosen, _("{device} (not found)").format(device=chosen))
-        self._updating = True
-        self.ui.deviceComboBox.clear()
-        for identifier, label in entries.items():
-            self.ui.deviceComboBox.addItem(label, identifier)
-        self.ui.deviceComboBox.currentIndex = list(entries).index(chosen)
-        self._updating = False
 
     # State
 
@@ -179,6 +150,10 @@ class Panel(slicer.util.VTKObservationMixin):
                         getattr(self.parameters, f"output{name.capitalize()}")) for name in OUTPUTS}
         return {name: node or True for name, (make, node) in nodes.items() if make}
 
+    def settings(self):
+        """The settings, also when the user has left the module meanwhile: they learn of results all the same."""
+        return self.parameters or SynthMorphParameterNode(self._getParameterNode())
+
     def problem(self):
         """Why Register is not possible now, as one sentence, or an empty string."""
         if self.parameters is None:
@@ -189,17 +164,21 @@ class Panel(slicer.util.VTKObservationMixin):
         parameters = self.parameters
         wanted = {name: ("" if node is True else node.GetID()) for name, node in self.wanted().items()}
         return self.logic.problem(parameters.fixedVolume, parameters.movingVolume, wanted, parameters.initialTransform,
-                                  self.carried("carriedLabels"), self.carried("carriedPoints"))
+                                  self.ticked("carriedLabels"), self.ticked("carriedPoints"))
 
-    def carried(self, name):
-        """Nodes of ``carriedLabels`` or ``carriedPoints`` that are still in the scene."""
-        return [node for node in getattr(self.parameters, name) if node is not None]
+    def subject(self, transform=None):
+        """The result that is reviewed, or another one of the same volumes; None without a scene."""
+        parameters = self.parameters
+        return None if parameters is None else Subject(
+            parameters.fixedVolume, parameters.movingVolume, transform or parameters.outputTransform,
+            tuple(self.ticked("carriedLabels")), parameters.fixedLabels,
+            parameters.fixedLandmarks, parameters.movingLandmarks)
 
     def _onParametersChanged(self, caller=None, event=None):
-        self._updateButtons()
+        self.updateButtons()
         if self.parameters is None:
             return
-        self._showDevices()
+        self.deviceSection.update(self.parameters)
         self._startAfresh()
         if self._hasNewLambda() and not self._followTimer.isActive():
             self._followTimer.start()
@@ -224,7 +203,8 @@ class Panel(slicer.util.VTKObservationMixin):
         return (parameters is not None and self.logic.canChangeRegularization()
                 and parameters.regularization != self._followed and _isAbout(self.logic.job, parameters))
 
-    def _updateButtons(self):
+    def updateButtons(self):
+        """All buttons say what they would do, or what is missing; to be called when work has been started."""
         ui, parameters = self.ui, self.parameters
         busy = self.logic.isBusy()
         problem = "" if busy else self.problem()
@@ -235,7 +215,8 @@ class Panel(slicer.util.VTKObservationMixin):
         for name in map(str.capitalize, OUTPUTS):  # here, because a selector that gets its scene enables itself
             getattr(ui, f"output{name}Selector").enabled = getattr(ui, f"make{name}CheckBox").checked
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
-        self.reviewSection.update(parameters)
+        for section in (*self._sections, self.movingSection):
+            section.update(parameters)
         self.importSection.update()
 
     # Register and Cancel
@@ -247,28 +228,52 @@ class Panel(slicer.util.VTKObservationMixin):
                 self.logic.cancel()
                 self.showStatus(self._whenCancelled)
             return
+        self.register()
+
+    def register(self, changes=None, onFinished=None):
+        """Register with the settings as they are shown.
+
+        :param changes: settings to change first, by name.  :param onFinished: called with the outputs when all is done.
+        """
         parameters = self.parameters
+        with slicer.util.NodeModify(parameters.parameterNode):
+            for name, value in (changes or {}).items():
+                setattr(parameters, name, value)
+
+        def finished(outputs):
+            self._onFinished(outputs)
+            if onFinished:
+                onFinished(outputs)
+
         self.logic.keepTemporaryFiles = parameters.keepTemporaryFiles
         outputs = {f"output{name.capitalize()}": node for name, node in self.wanted().items()}
         outputs.setdefault("outputTransform", None)
+        replaceEdited = bool(parameters.carriedLabels) and self.mayReplace(outputs.get("outputSegmentation"))
         self.watch(_("Starting"))
         try:
             self.logic.register(
                 parameters.fixedVolume, parameters.movingVolume, transform=parameters.transformType.value,
-                regularization=parameters.regularization, carriedLabels=self.carried("carriedLabels"),
-                carriedPoints=self.carried("carriedPoints"), initialTransform=parameters.initialTransform,
+                regularization=parameters.regularization, carriedLabels=self.ticked("carriedLabels"),
+                carriedPoints=self.ticked("carriedPoints"), initialTransform=parameters.initialTransform,
                 attachMoving=parameters.attachMoving, model=parameters.model.value, device=parameters.device,
                 extent=parameters.extent, steps=parameters.steps,
                 refinement=None if parameters.refinement < 0 else parameters.refinement,
-                precision=parameters.precision.value, threads=parameters.threads, blocking=False,
-                onProgress=self.showProgress, onFinished=self._onFinished, onError=self.showError, **outputs)
+                precision=parameters.precision.value, threads=parameters.threads,
+                replaceEdited=replaceEdited, blocking=False, onProgress=self.showProgress, onFinished=finished,
+                onError=self.showError, **outputs)
         except InputError as error:
             self.showError({"message": str(error), "details": ""})
         except (OSError, RuntimeError) as error:
-            self.showError({"message": _("The volumes cannot be handed over in the folder '{folder}': make room there, "
-                                         "or choose another temporary folder in Edit > Application Settings.").format(
-                folder=slicer.app.temporaryPath), "details": str(error)})
-        self._updateButtons()
+            self.showError({"message": scene.noRoom(), "details": str(error)})
+        self.updateButtons()
+
+    @staticmethod
+    def mayReplace(node):
+        """Ask before a segmentation that was changed by hand is overwritten; if not, a new one will be made."""
+        return (isinstance(node, slicer.vtkMRMLSegmentationNode) and segments.isEdited(node)
+                and slicer.util.confirmYesNoDisplay(
+                    _("'{name}' was changed by hand. Replace it? No keeps it and makes a new segmentation.").format(
+                        name=node.GetName()), _("Replace the segmentation")))
 
     def _onFollow(self):
         """Send the slider's lambda if the result does not show it yet."""
@@ -281,11 +286,10 @@ class Panel(slicer.util.VTKObservationMixin):
             self.watch(_("Changing lambda"))
         self.logic.changeRegularization(value, preview, blocking=False, onProgress=self.showProgress,
                                         onFinished=self._onFinished, onError=self.showError)
-        self._updateButtons()
+        self.updateButtons()
 
     def _onFinished(self, outputs):
-        # the user may have left the module meanwhile; the settings then learn of the outputs all the same
-        parameters = self.parameters or SynthMorphParameterNode(self._getParameterNode())
+        parameters = self.settings()
         job = self.logic.job
         if not self.logic.isBusy():
             self._followed = job.settings.regularization
@@ -298,16 +302,30 @@ class Panel(slicer.util.VTKObservationMixin):
             device=job.provenance.get("device", "").replace("cpu", _("the CPU")))
         self.showStatus(" ".join(filter(None, (message, job.note))))
         self.log(job.reason)
+        if job.provenance.get("one_head"):
+            self.log(_("Both scans show one head: its rigid motion was found on the images themselves, and the warp "
+                       "bends only smoothly."))
+        if not job.preview and not self.logic.isBusy():
+            self.logic.check(self._onDoubt)
         if self.parameters is not None and _isAbout(job, parameters):
             self.reviewSection.showResult()
             if job.preview and not self.logic.isBusy() and not self._hasNewLambda():
                 self._changeLambda(job.settings.regularization, preview=False)  # the slider rests: now in full
 
+    def _onDoubt(self):
+        self.warn(_("The two images do not look alike where this result puts them: look at it closely, and give an "
+                    "initial transform if it is wrong."))
+
+    def showLambda(self, value):
+        """Move the slider to the lambda of the result in front, which is not made again for it."""
+        self._followed = value
+        self.parameters.regularization = value
+
     # What the user sees
 
     def _onPoll(self):
         self.logic.poll()
-        self._showDevices()
+        self.deviceSection.update(self.parameters)
         self.setupSection.poll()
         if self._isWorking():
             self.ui.statusLabel.text = _("{stage}, {seconds:.0f} s").format(
@@ -326,16 +344,20 @@ class Panel(slicer.util.VTKObservationMixin):
         self._started, self._stage = time.monotonic(), stage
         self._whenCancelled = whenCancelled or _("Cancelled; the scene is as it was.")
         self.ui.progressBar.maximum = 0 if indefinite else 100
-        self.ui.errorLabel.visible = self.ui.detailsButton.visible = self.ui.detailsButton.checked = False
+        self.hideError()
         self.ui.progressBar.value = 0
         self.ui.progressBar.visible = True
         self.ui.statusLabel.text = stage
         self._pollTimer.start()
-        self._updateButtons()
+        self.updateButtons()
+
+    def hideError(self):
+        """Something else has gone well since."""
+        self.ui.errorLabel.visible = self.ui.detailsButton.visible = self.ui.detailsButton.checked = False
 
     def showProgress(self, stage, fraction, message):
         """One step of the worker: its stage, the share of the work done before it, and a remark."""
-        label = STAGES.get(stage, stage)
+        label = stages.label(stage)
         if label != self._stage:
             self.log(label)
         self._stage = " ".join(filter(None, (label, message)))
@@ -347,16 +369,20 @@ class Panel(slicer.util.VTKObservationMixin):
         self.ui.statusLabel.text = message
         if message:
             self.log(message)
-        self._updateButtons()
+        self.updateButtons()
 
     def showError(self, error):
         """One sentence in the panel, the rest on demand and in the application's log."""
         self.showStatus("")
-        self.ui.errorLabel.text = error["message"]
-        self.ui.errorLabel.visible = True
+        self.warn(error["message"])
         self.ui.detailsTextEdit.setPlainText(error["details"])
         self.ui.detailsButton.visible = bool(error["details"])
-        self.log(error["message"])
+
+    def warn(self, sentence):
+        """One sentence about what has been done."""
+        self.ui.errorLabel.text = sentence
+        self.ui.errorLabel.visible = True
+        self.log(sentence)
 
     def log(self, text):
         """A line in the panel's log (bounded) and in the application's."""

@@ -4,6 +4,7 @@ import enum
 from typing import Annotated
 
 from slicer import (
+    vtkMRMLMarkupsFiducialNode,
     vtkMRMLNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
@@ -45,6 +46,28 @@ class ModelChoice(enum.Enum):
                 ModelChoice.COMPACT: _("Compact (comes with this extension)")}[self]
 
 
+class Fusion(enum.Enum):
+    """How the labels of several atlases become one; the values are the engine's names."""
+
+    LOCAL = "local"
+    MAJORITY = "majority"
+    STAPLE = "staple"
+
+    def label(self):
+        return {Fusion.LOCAL: _("Local similarity"), Fusion.MAJORITY: _("Majority"), Fusion.STAPLE: _("STAPLE")}[self]
+
+
+class Direction(enum.Enum):
+    """Which way a transform moves many items."""
+
+    FORWARD = "forward"
+    INVERSE = "inverse"
+
+    def label(self):
+        return {Direction.FORWARD: _("Forward: from the moving to the fixed volume"),
+                Direction.INVERSE: _("Inverse: from the fixed to the moving volume")}[self]
+
+
 class Precision(enum.Enum):
     """Arithmetic on NVIDIA GPUs; the CPU always computes in full precision."""
 
@@ -53,6 +76,24 @@ class Precision(enum.Enum):
 
     def label(self):
         return {Precision.FULL: _("Full (32 bit)"), Precision.FAST: _("Fast (TensorFloat-32)")}[self]
+
+
+class Variants(enum.Enum):
+    """What to register one after the other, to compare the results."""
+
+    LAMBDAS = "lambdas"
+    TRANSFORMS = "transforms"
+    REFINEMENT = "refinement"
+
+    def label(self):
+        return {Variants.LAMBDAS: _("Lambda 0.2, 0.5 and 0.8"), Variants.TRANSFORMS: _("Affine, then deformable too"),
+                Variants.REFINEMENT: _("Without and with refinement")}[self]
+
+    def steps(self):
+        """Settings of each, by the names of :class:`SynthMorphParameterNode`."""
+        return {Variants.LAMBDAS: [{"regularization": value} for value in (0.2, 0.5, 0.8)],
+                Variants.TRANSFORMS: [{"transformType": TransformType.AFFINE}, {"transformType": TransformType.JOINT}],
+                Variants.REFINEMENT: [{"refinement": 0}, {"refinement": -1}]}[self]
 
 
 @parameterNodeWrapper
@@ -91,3 +132,25 @@ class SynthMorphParameterNode:
     attachMoving: bool = False
 
     overlayOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
+
+    reviewRegion: vtkMRMLSegmentationNode
+    reviewSegment: str = ""
+    fixedLabels: vtkMRMLSegmentationNode
+    reviewDisagreement: bool = False
+    initials: str = ""
+    signComment: str = ""
+    fixedLandmarks: vtkMRMLMarkupsFiducialNode
+    movingLandmarks: vtkMRMLMarkupsFiducialNode
+    correctionRadius: Annotated[int, WithinRange(10, 100)] = 40
+
+    variants: Variants = Variants.LAMBDAS
+
+    atlases: str = ""  # folders of those that are ticked, as JSON
+    patientVolume: vtkMRMLScalarVolumeNode
+    fusion: Fusion = Fusion.LOCAL
+    atlasSegmentation: vtkMRMLSegmentationNode
+
+    movingTransform: vtkMRMLTransformNode
+    movingDirection: Direction = Direction.FORWARD
+    movingItems: list[vtkMRMLNode]
+    movingReference: vtkMRMLScalarVolumeNode

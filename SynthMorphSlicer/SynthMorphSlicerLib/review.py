@@ -6,12 +6,13 @@ the two rows of :mod:`.side_by_side` are asked for.  What was shown before is pu
 
 import numpy as np
 import slicer
+import vtk
 from slicer.i18n import tr as _
 
-from . import scene
+from . import comparisons, scene
 from .side_by_side import LOWER, SideBySide
 
-SQUARES = 8  # of the checkerboard, along the longest axis
+MADE = ("checkerboard", "curtain", "difference", "edges")  # pictures made of both volumes
 GRID_LINES = 20  # across the field of view
 
 
@@ -56,13 +57,26 @@ class Review:
 
     def showCheckerboard(self, fixedNode, movedNode):
         """Squares of the two volumes in turn, as a volume of its own that is not saved."""
+        self.showMade(fixedNode, movedNode, "checkerboard")
+
+    def showMade(self, fixedNode, movedNode, kind, share=0.5):
+        """A picture made of both volumes, one of :data:`MADE`; ``share`` is where the curtain hangs."""
         node = slicer.mrmlScene.GetNodeByID(self._checkerboardID)
         if node is None:
-            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _("SynthMorph checkerboard"))
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "SynthMorph")
             node.SetSaveWithScene(False)
             self._checkerboardID = node.GetID()
-        scene.setVolumeOnFixed(node, checkerboard(_windowed(fixedNode), _windowed(movedNode), fixedNode.GetSpacing()),
-                               fixedNode)
+        node.SetName(_("SynthMorph {picture}").format(picture=kind))
+        first, second = _windowed(fixedNode), _windowed(movedNode)
+        if kind == "curtain":
+            matrix = vtk.vtkMatrix4x4()
+            fixedNode.GetIJKToRASMatrix(matrix)
+            made = comparisons.curtain(first, second, scene.toArray(matrix), share)
+        elif kind == "difference":
+            made = comparisons.difference(first, second)
+        else:
+            made = getattr(comparisons, kind)(first, second, fixedNode.GetSpacing())
+        scene.setVolumeOnFixed(node, made, fixedNode)
         if node.GetDisplayNode() is None:
             node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetAutoWindowLevel(False)
@@ -128,14 +142,17 @@ class Review:
             node.SetHotLinkedControl(hot)
 
 
-def showGrid(transformNode, fixedNode, visible):
-    """The warped grid in the slice views, with lines as far apart as the field of view asks for."""
+def showGrid(transformNode, fixedNode, visible, arrows=False):
+    """The warped grid, or arrows of the displacement, in the slice views, as dense as the field of view asks for."""
     if transformNode.GetDisplayNode() is None:
         transformNode.CreateDefaultDisplayNodes()
     display = transformNode.GetDisplayNode()
     if visible:
         spacing = max(fieldOfView(fixedNode)) / GRID_LINES
-        display.SetVisualizationMode(slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID)
+        kind = slicer.vtkMRMLTransformDisplayNode
+        display.SetVisualizationMode(kind.VIS_MODE_GLYPH if arrows else kind.VIS_MODE_GRID)
+        display.SetGlyphSpacingMm(spacing / 2)
+        display.SetGlyphScalePercent(100)
         display.SetAndObserveRegionNode(fixedNode)
         display.SetGridSpacingMm(spacing)
         display.SetGridResolutionMm(spacing / 4)
@@ -146,18 +163,11 @@ def showGrid(transformNode, fixedNode, visible):
     display.SetVisibility3D(False)
 
 
-def isGridVisible(transformNode):
-    """True if :func:`showGrid` has the grid on."""
-    display = transformNode.GetDisplayNode()
-    return display is not None and bool(display.GetVisibility2D())
-
-
-def checkerboard(first, second, spacing):
-    """Cubes of two arrays (k, j, i) in turn; spacing (i, j, k) in mm keeps them cubes in the world."""
-    side = max(n * s for n, s in zip(first.shape[::-1], spacing)) / SQUARES
-    k, j, i = (np.floor(np.arange(n) * s / side).astype(int) for n, s in zip(first.shape, spacing[::-1]))
-    odd = (k[:, None, None] + j[None, :, None] + i[None, None, :]) % 2
-    return np.where(odd, second, first).astype(np.float32)
+def isGridVisible(transformNode, arrows=False):
+    """True if :func:`showGrid` has the grid on, or the arrows."""
+    display, kind = transformNode.GetDisplayNode(), slicer.vtkMRMLTransformDisplayNode
+    mode = kind.VIS_MODE_GLYPH if arrows else kind.VIS_MODE_GRID
+    return display is not None and bool(display.GetVisibility2D()) and display.GetVisualizationMode() == mode
 
 
 def fieldOfView(volumeNode):

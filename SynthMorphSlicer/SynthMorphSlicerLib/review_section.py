@@ -1,17 +1,16 @@
 """The Review section of the panel: its buttons, and what they show of the result."""
 
-import os
-
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import maps, measures, review
+from . import maps, measures, review, shortcuts, surfaces, tables, views
 from .job import OUTPUTS
 
-BUTTONS = ("before", "overlay", "swap", "checkerboard", "sideBySide", "grid", "jacobian", "magnitude", "measures",
-           "copyMeasures", "saveMeasures")
-PICTURES = ("before", "overlay", "checkerboard", "jacobian", "magnitude")  # one of them is in the views
+BUTTONS = ("before", "overlay", "swap", "flicker", "checkerboard", "curtain", "difference", "edges", "sideBySide",
+           "grid", "arrows", "jacobian", "magnitude", "surfaces", "measures", "copyMeasures", "saveMeasures")
+PICTURES = ("before", "overlay", *review.MADE, "jacobian", "magnitude")  # one of them is in the views
+FLICKER_MILLISECONDS = 500
 MAPS = ("jacobian", "magnitude")
 
 
@@ -28,11 +27,15 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         for name in BUTTONS:
             button = self._button(name)
             button.connect("clicked(bool)", getattr(self, f"on{name[0].upper()}{name[1:]}"))
-            self.toolTips[name] = button.toolTip
-        ui.measuresTable.setHorizontalHeaderLabels([_("Measure"), _("Value")])
-        ui.measuresTable.horizontalHeader().setStretchLastSection(True)
+            self.toolTips[name] = button.toolTip = shortcuts.withKey(name, button.toolTip)
+        self.shortcuts = shortcuts.Shortcuts(ui)
+        self._flickerTimer = qt.QTimer()
+        self._flickerTimer.setInterval(FLICKER_MILLISECONDS)
+        self._flickerTimer.connect("timeout()", self.onSwap)
+        ui.curtainSlider.connect("valueChanged(double)", self._onCurtainMoved)
 
     def enter(self):
+        self.shortcuts.enter()
         crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         if crosshair is not None:
             self.removeObservers()
@@ -40,13 +43,16 @@ class ReviewSection(slicer.util.VTKObservationMixin):
 
     def exit(self):
         self.removeObservers()
+        self.shortcuts.exit()
         self._mark("")
         self.review.restore()
         qt.QTimer.singleShot(0, self.review.sideBySide.restorePlaces)
 
     def forget(self):
         """The scene is going away."""
+        self._flickerTimer.stop()
         self._picture = ""
+        self.ui.flickerButton.checked = False
         self.review.forget()
         self._fillTable([])
 
@@ -61,16 +67,21 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             "before": noPair or (_("The moving volume is shown through the transform, so it is not where it was")
                                  if self._isAttached() else ""),
             "overlay": "" if both and self._front() is not None else noVolume,
-            "swap": noPair, "checkerboard": noVolume,
+            "swap": noPair, "flicker": noPair, **dict.fromkeys(review.MADE, noVolume),
             "sideBySide": noPair or ("" if slicer.app.layoutManager() else _("There are no views to arrange")),
-            "grid": noTransform, "magnitude": noTransform,
+            "grid": noTransform, "arrows": noTransform, "magnitude": noTransform,
             "jacobian": "" if both and parameters.outputJacobian else registered.format(output=_("a Jacobian map")),
-            "measures": "" if measures.areThere(self._outputs()) else _("Register first"),
+            "surfaces": noTransform or ("" if parameters.outputSegmentation else
+                                        registered.format(output=_("labels to carry along"))),
+            "measures": "" if measures.areThere(self.outputs()) else _("Register first"),
             "copyMeasures": "", "saveMeasures": ""}
         for name, why in missing.items():
             self._button(name).enabled = not why
             self._button(name).toolTip = why or self.toolTips[name]
-        self.ui.gridButton.checked = not noTransform and review.isGridVisible(parameters.outputTransform)
+        for name in ("grid", "arrows"):
+            self._button(name).checked = not noTransform and review.isGridVisible(parameters.outputTransform,
+                                                                                 name == "arrows")
+        self.ui.surfacesButton.checked = not noTransform and surfaces.areVisible(parameters.outputTransform)
         self.ui.sideBySideButton.checked = self.review.sideBySide.isOn()
 
     def showResult(self):
@@ -78,20 +89,25 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         parameters = self.parameters
         if self.ui.measuresButton.checked:
             self.onMeasures(True)
+        if self.ui.surfacesButton.checked and parameters.outputSegmentation is not None:
+            self.onSurfaces(True)
         if self._picture == "jacobian" and parameters.outputJacobian is not None:
             self.show("jacobian")
         elif self._picture == "magnitude" and parameters.outputTransform is not None:
             self.show("magnitude")
-        elif self._picture == "checkerboard" and parameters.outputVolume is not None:
-            self.show("checkerboard")
+        elif self._picture in review.MADE and parameters.outputVolume is not None:
+            self.show(self._picture)
         elif self._front() is not None:
             self.show("overlay")
 
     def show(self, picture):
         """Bring one of :data:`PICTURES` into the views."""
         parameters = self.parameters
-        if picture == "checkerboard":
-            self.review.showCheckerboard(parameters.fixedVolume, parameters.outputVolume)
+        if picture not in ("before", "overlay"):
+            self._flicker(False)
+        if picture in review.MADE:
+            self.review.showMade(parameters.fixedVolume, parameters.outputVolume, picture,
+                                 self.ui.curtainSlider.value)
         else:
             if picture == "before":
                 front = parameters.movingVolume
@@ -104,9 +120,18 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             self.review.showOverlay(parameters.fixedVolume, front, parameters.overlayOpacity, isMap=picture in MAPS)
         self._mark(picture)
 
+    def showAlone(self, side):
+        """The fixed or the moving volume by itself, each where it lies."""
+        if not self._isAttached():
+            self.show("before")
+            self.review.setOpacity(0.0 if side == "fixed" else 1.0)
+
     def _mark(self, picture):
         """Note what is shown; legends and folding marks are there only with their map."""
         self._picture = picture
+        self.ui.curtainSlider.visible = picture == "curtain"
+        if not picture:
+            self._flicker(False)
         for name in MAPS:
             self._button(name).checked = picture == name
         parameters = self.parameters
@@ -127,7 +152,7 @@ class ReviewSection(slicer.util.VTKObservationMixin):
     def _button(self, name):
         return getattr(self.ui, f"{name}Button")
 
-    def _outputs(self):
+    def outputs(self):
         """Output nodes by name, whether from this session or from a scene that was opened."""
         if self.parameters is None:
             return {}
@@ -161,8 +186,35 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             self.show("overlay" if self._front() is not None else "before")
         self.review.swap()
 
+    def onFlicker(self, checked):
+        """Let the two volumes take turns by themselves, or stop."""
+        if checked:
+            self.onSwap()
+        self._flicker(checked)
+
+    def _flicker(self, on):
+        self.ui.flickerButton.checked = on
+        if on:
+            self._flickerTimer.start()
+        elif self._flickerTimer.isActive():
+            self._flickerTimer.stop()
+            self.review.setOpacity(self.parameters.overlayOpacity if self.parameters is not None else 0.5)
+
     def onCheckerboard(self, checked=False):
         self.show("checkerboard")
+
+    def onCurtain(self, checked=False):
+        self.show("curtain")
+
+    def onDifference(self, checked=False):
+        self.show("difference")
+
+    def onEdges(self, checked=False):
+        self.show("edges")
+
+    def _onCurtainMoved(self, value):
+        if self._picture == "curtain":
+            self.show("curtain")
 
     def onSideBySide(self, checked):
         if checked and not self._picture:
@@ -188,46 +240,49 @@ class ReviewSection(slicer.util.VTKObservationMixin):
 
     def onGrid(self, checked):
         review.showGrid(self.parameters.outputTransform, self.parameters.fixedVolume, checked)
+        self.update(self.parameters)
+
+    def onArrows(self, checked):
+        review.showGrid(self.parameters.outputTransform, self.parameters.fixedVolume, checked, arrows=True)
+        self.update(self.parameters)
+
+    def onSurfaces(self, checked):
+        """Show the carried segments in 3D, coloured by displacement, or hide them."""
+        parameters = self.parameters
+        known = surfaces.modelOf(parameters.outputTransform)
+        if not checked:
+            surfaces.setVisible(parameters.outputTransform, False)
+        elif surfaces.show(parameters.outputTransform, parameters.outputSegmentation, parameters.fixedVolume) is None:
+            self.panel.showError({"message": _("The segments are empty: carry others along."), "details": ""})
+        elif known is None:
+            for view in views.shownThreeDViews():
+                view.resetFocalPoint()
+                view.resetCamera()
+        self.update(parameters)
 
     # Measures
 
     def _rows(self):
-        return measures.measuresOf(self._outputs(), self.panel.carried("carriedLabels"))
+        return measures.measuresOf(self.outputs(), self.panel.ticked("carriedLabels"))
 
     def onMeasures(self, checked):
         """Show the measures below the button, and keep them in a table node of the scene."""
         self.ui.measuresButton.checked = checked
         self._fillTable(self._rows() if checked else [])
         if checked:
-            measures.table(self._outputs(), self.panel.carried("carriedLabels"))
+            measures.table(self.outputs(), self.panel.ticked("carriedLabels"))
 
     def _fillTable(self, rows):
         self.ui.measuresButton.checked = bool(rows)
         self.ui.measuresFrame.visible = bool(rows)
-        self.ui.measuresTable.setRowCount(len(rows))
-        for number, row in enumerate(rows):
-            for column, text in enumerate(row):
-                self.ui.measuresTable.setItem(number, column, qt.QTableWidgetItem(text))
-        self.ui.measuresTable.resizeColumnToContents(0)
+        tables.fill(self.ui.measuresTable, measures.titles(), rows, stretched=True)
 
     def onCopyMeasures(self, checked=False):
-        slicer.app.clipboard().setText(measures.asText(self._rows()))
-        self.panel.showStatus(_("The measures are on the clipboard."))
+        tables.copy(self.panel, measures.titles(), self._rows())
 
     def onSaveMeasures(self, checked=False):
-        """Ask for a file, and write the measures there."""
-        suggestion = os.path.join(slicer.mrmlScene.GetRootDirectory() or "", "SynthMorph measures.csv")
-        path = qt.QFileDialog.getSaveFileName(self.ui.measuresFrame, _("Save the measures"), suggestion,
-                                              _("Comma-separated values (*.csv)"))
-        if not path:
-            return
-        try:
-            measures.writeCSV(self._rows(), path)
-        except OSError as error:
-            message = _("The measures could not be written ({why}): choose another place.").format(why=error.strerror)
-            self.panel.showError({"message": message, "details": str(error)})
-            return
-        self.panel.showStatus(_("The measures are in '{path}'.").format(path=path))
+        tables.save(self.panel, self.ui.measuresFrame, _("Save the table"), "SynthMorph measures.csv",
+                    measures.titles(), self._rows())
 
     def _onMouseMoved(self, caller, event):
         point = [0.0] * 3

@@ -7,12 +7,15 @@ node's parent transforms.
 """
 
 import shutil
+import tempfile
 
 import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
+
+from .job import InputError
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS
 ATTRIBUTE = "SynthMorph."
@@ -80,6 +83,13 @@ def parentToWorld(node):
     return toArray(matrix)
 
 
+def ijkToRAS(volumeNode):
+    """Voxel indices to the volume's own space, as an array."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return toArray(matrix)
+
+
 def toImage(array, ijkToRAS):
     """A SimpleITK image (LPS) of a (k, j, i) array whose voxels lie where ``ijkToRAS`` puts them."""
     import SimpleITK as sitk
@@ -101,15 +111,25 @@ def writeArray(array, ijkToRAS, path):
 
 def writeVolume(volumeNode, path, parent):
     """Write a volume as the world sees it under the parent transform ``parent`` (a matrix, RAS)."""
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    return writeArray(slicer.util.arrayFromVolume(volumeNode), parent @ toArray(matrix), path)
+    return writeArray(slicer.util.arrayFromVolume(volumeNode), parent @ ijkToRAS(volumeNode), path)
 
 
 def readArray(path):
     """Voxels of an image file, (k, j, i)."""
     import SimpleITK as sitk
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def readVolume(volumeNode, path):
+    """Fill a volume node with an image file, where that lies in the world."""
+    import SimpleITK as sitk
+    image = sitk.ReadImage(str(path))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    with slicer.util.NodeModify(volumeNode):
+        volumeNode.SetIJKToRASMatrix(toVTKMatrix(FLIP @ matrix))
+        slicer.util.updateVolumeFromArray(volumeNode, sitk.GetArrayFromImage(image))
 
 
 def initialMatrix(transformNode):
@@ -292,6 +312,20 @@ def setProvenance(nodes, fixedNode, movingNode, values):
             node.SetNodeReferenceID(role, volume.GetID())
         for key, value in values.items():
             node.SetAttribute(ATTRIBUTE + key, str(value))
+
+
+def temporaryFolder():
+    """A new folder for files that are handed over; raises :class:`InputError` if none can be made."""
+    try:
+        return tempfile.mkdtemp(prefix="SynthMorph-", dir=slicer.app.temporaryPath)
+    except OSError as error:
+        raise InputError(noRoom()) from error
+
+
+def noRoom():
+    """What to say when files cannot be written to the temporary folder."""
+    return _("Nothing can be handed over in the folder '{folder}': make room there, or choose another temporary folder "
+             "in Edit > Application Settings.").format(folder=slicer.app.temporaryPath)
 
 
 def removeFolder(path):

@@ -4,14 +4,19 @@ Slicer keeps segments that do not overlap in one shared label image, a layer.  L
 flattened, and a hundred segments are one file.
 """
 
+import hashlib
+
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from . import scene
 
 BINARY = "Binary labelmap"
+MADE = scene.ATTRIBUTE + "made"  # attribute: what a segmentation held when this module made it
+KEPT = _("'{name}' was changed by hand and is kept as it is.")
 
 
 class Layer:
@@ -65,23 +70,69 @@ def fill(node, warped, empty, fixedNode):
             _add(segmentation, identifier, source, slicer.vtkOrientedImageData())
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
+    markMade(node)
+
+
+def markMade(node):
+    """Note what a segmentation holds now as made by this module, not by hand."""
+    node.SetAttribute(MADE, _contents(node))
+
+
+def isEdited(node):
+    """True if a segmentation holds anything that a person made: drawn, renamed, coloured, added, removed or loaded."""
+    made = node.GetAttribute(MADE)
+    return made != _contents(node) if made else node.GetSegmentation().GetNumberOfSegments() > 0
+
+
+def _contents(node):
+    """Text that changes with voxels, names and colours; the same after saving and loading, which crop the images."""
+    segmentation = node.GetSegmentation()
+    told, images = [], []
+    for number in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(number)
+        told.append((segment.GetName(), [round(100 * part) for part in segment.GetColor()]))
+    for layer in range(segmentation.GetNumberOfLayers(BINARY)):
+        image = segmentation.GetLayerDataObject(layer, BINARY)
+        if image is None or image.IsEmpty():
+            continue
+        array, matrix = _arrayOf(image)
+        order = np.zeros(max(int(array.max()), 0) + 1, np.uint16)  # the labels may be numbered anew, too
+        for identifier in segmentation.GetSegmentIDsForLayer(layer, BINARY):
+            value = segmentation.GetSegment(identifier).GetLabelValue()
+            if 0 < value < len(order):
+                order[value] = segmentation.GetSegmentIndex(identifier) + 1
+        where = [np.flatnonzero(array.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+        if where[0].size:
+            box = tuple(slice(int(found[0]), int(found[-1]) + 1) for found in where)
+            corner = matrix @ [box[2].start, box[1].start, box[0].start, 1]
+            place = [round(10 * value) for value in corner[:3]]
+            voxels = order[array[box].astype(np.int64)]
+            images.append((place, voxels.shape, hashlib.sha256(voxels.tobytes()).hexdigest()))
+    return hashlib.sha256(repr((told, sorted(images))).encode()).hexdigest()
 
 
 def volumesOf(node):
     """Volumes in millilitres by segment name, to compare before and after."""
-    volumes, counted = {}, {}
+    return {node.GetSegmentation().GetSegment(identifier).GetName(): volume / 1000
+            for identifier, (_voxels, volume) in sizesOf(node).items()}
+
+
+def sizesOf(node):
+    """Number of voxels and volume in cubic millimetres by segment ID; the node must hold binary label images."""
+    sizes, counted = {}, {}
     segmentation = node.GetSegmentation()
     for index in range(segmentation.GetNumberOfSegments()):
         segment = segmentation.GetNthSegment(index)
         image = segment.GetRepresentation(BINARY)
-        volumes[segment.GetName()] = 0.0
+        voxels, cell = 0, 0.0
         if image is not None and not image.IsEmpty():
             if image not in counted:  # many segments share one image
                 array, matrix = _arrayOf(image)
                 counted[image] = dict(zip(*np.unique(array, return_counts=True))), abs(np.linalg.det(matrix[:3, :3]))
-            counts, voxel = counted[image]
-            volumes[segment.GetName()] = float(counts.get(segment.GetLabelValue(), 0) * voxel / 1000)
-    return volumes
+            counts, cell = counted[image]
+            voxels = int(counts.get(segment.GetLabelValue(), 0))
+        sizes[segmentation.GetNthSegmentID(index)] = (voxels, float(voxels * cell))
+    return sizes
 
 
 def _onVoxels(node, referenceVolume):

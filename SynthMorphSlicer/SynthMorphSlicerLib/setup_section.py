@@ -31,6 +31,7 @@ class SetupSection:
         ui.pythonPathLineEdit.currentPath = environment.otherPython()
         ui.weightsPathLineEdit.currentPath = environment.weightsFolder()
         self._updating = False
+        ui.missingLabel.visible = not ready and not self.isInstalling()
         ui.installButton.visible = not ready or self.isInstalling()
         ui.installButton.text = _("Cancel the installation") if self.isInstalling() else _("Install PyTorch")
         ui.fetchButton.enabled = ui.clearCacheButton.enabled = ready

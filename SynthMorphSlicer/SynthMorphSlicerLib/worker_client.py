@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 
+from slicer.i18n import tr as _
 from synthmorph_torch import protocol
 
 LOG_LINES = 200  # of the worker's standard error, kept for the details of an error
@@ -76,9 +77,10 @@ class WorkerClient:
             self._process.stdin.flush()
         except OSError as error:
             # answered through the queue like every other failure, so that callers have one path
+            sentence = _("The registration worker cannot be started ({why}): choose another Python in the Setup "
+                         "section.").format(why=error)
             self._messages.put((self._process, {"id": self._nextID, "event": "error", "kind": "start",
-                                                "message": f"The registration worker cannot be started: {error}.",
-                                                "details": self.log()}))
+                                                "message": sentence, "details": self.log()}))
         return self._nextID
 
     def poll(self):
@@ -166,13 +168,15 @@ class WorkerClient:
 
 def _whyEnded(code, log):
     if "No module named 'synthmorph_torch" in log or code == 127:
-        return "The Python chosen for SynthMorph cannot run its worker: choose another Python in the setup section."
+        return _("The Python chosen for SynthMorph cannot run its worker: choose another Python in the Setup section.")
     if code in (-signal.SIGKILL if hasattr(signal, "SIGKILL") else None, 137):
-        return ("The registration was ended by the system, most likely because memory ran out: choose a smaller field "
-                "of view, or close other programs.")
+        return _("The registration was ended by the system, most likely because memory ran out: choose a smaller field "
+                 "of view, or close other programs.")
     if code < 0:
-        return f"The registration process crashed (signal {-code}); your scene is unchanged, and you can try again."
-    return f"The registration process ended unexpectedly (code {code}); your scene is unchanged, and you can try again."
+        return _("The registration process crashed (signal {number}); your scene is unchanged, and you can try "
+                 "again.").format(number=-code)
+    return _("The registration process ended unexpectedly (code {code}); your scene is unchanged, and you can try "
+             "again.").format(code=code)
 
 
 def processOptions():

@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,20 +52,21 @@ def volumes(labels: sitk.Image, names: Mapping[int, str] | None = None,
         names: of the labels. A name with the word left, right, lh, rh, l or r has a partner on the other side.
         atlases: volumes in mm3 by label (:func:`volumes_mm3`) of one or more atlases; their mean is compared with.
     """
-    names = names or {}
-    found = volumes_mm3(labels)
-    cell = next(iter(found.values()), 0.0)
     values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
     voxels = {int(v): int(c) for v, c in zip(values, counts, strict=True)}
-    known = list(atlases)
+    return compare(volumes_mm3(labels), voxels, names or {}, list(atlases))
+
+
+def compare(found: Mapping[int, float], voxels: Mapping[int, int], names: Mapping[int, str],
+            atlases: Sequence[Mapping[int, float]] = ()) -> list[Volume]:
+    """The table of volumes, of sizes that are known already: mm3 and voxels by label."""
     rows = []
-    for label in sorted({*found, *(n for atlas in known for n in atlas)}):
+    for label in sorted({*found, *(n for atlas in atlases for n in atlas)}):
         volume = found.get(label, 0.0)
-        there = [atlas[label] for atlas in known if label in atlas]
+        there = [atlas[label] for atlas in atlases if label in atlas]
         atlas = float(np.mean(there)) if there else None
         rows.append(Volume(label, names.get(label) or f"Label {label}", voxels.get(label, 0), volume,
-                           _asymmetry(label, names, found), atlas,
-                           100 * (volume / atlas - 1) if atlas and cell else None))
+                           _asymmetry(label, names, found), atlas, 100 * (volume / atlas - 1) if atlas else None))
     return rows
 
 

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from . import protocol
 from .errors import SynthMorphError
 from .protocol import Message
+from .worker_files import describe_transform, moved_by, write_file
+from .worker_review import Reviewer, correct, sweep
+from .worker_transfer import list_atlases, move, read_one, transfer
 
 if TYPE_CHECKING:
     from .registration import Model, Registration
@@ -57,7 +60,11 @@ class Worker:
         self.refine: int | None = None  # iterations that the last registration was asked to refine
         self.commands: dict[str, Callable[[Message], Message]] = {
             "probe": self.probe, "register": self.register, "relambda": self.relambda, "release": self.release,
-            "weights": self.weights, "fetch": self.fetch, "clear": self.clear, "transform": self.transform}
+            "weights": self.weights, "fetch": self.fetch, "clear": self.clear, "transform": self.transform,
+            "check": self.check, "review": self.review, "report": self.report, "sweep": self.sweep,
+            "correct": self.correct, "resample": self.resample, "atlases": self.atlases, "atlas": self.atlas,
+            "transfer": self.transfer, "move": self.move}
+        self.reviewer = Reviewer()
 
     # the loop
 
@@ -197,7 +204,71 @@ class Worker:
         """A transform from a file of any format the engine reads; needs no torch."""
         from .transforms import read_transform
         transform = read_transform(request["path"])
-        return {"fixed_to_moving": _describe_transform(transform, Path(request["folder"]) / "field.npy")}
+        return {"fixed_to_moving": describe_transform(transform, Path(request["folder"]) / "field.npy")}
+
+    def check(self, request: Message) -> Message:
+        """Whether the last registration is doubtful at first sight."""
+        from . import review
+        if self.registration is None:
+            raise Released
+        return {"doubtful": review.is_doubtful(review.Case.of(self.registration))}
+
+    def review(self, request: Message) -> Message:
+        """Measures, verdict and hot spots of a registration."""
+        _torch()
+        return self.reviewer.review(request, self.registration, self._progress(request))
+
+    def report(self, request: Message) -> Message:
+        """The page and the CSV of a registration."""
+        _torch()
+        return self.reviewer.report(request, self.registration, self._progress(request))
+
+    def sweep(self, request: Message) -> Message:
+        """The last registration with several lambdas."""
+        if self.registration is None:
+            raise Released
+        return sweep(request, self.registration, self._progress(request))
+
+    def correct(self, request: Message) -> Message:
+        """A transform bent to meet landmarks, and what is moved by it."""
+        _torch()
+        report = self._progress(request)
+        transform, answer = correct(request, report)
+        return {**answer, **moved_by(transform, request, report)}
+
+    def resample(self, request: Message) -> Message:
+        """What a transform moves, without any registration."""
+        _torch()
+        from .transforms import read_transform
+        return moved_by(read_transform(request["forward"]), request, self._progress(request))
+
+    def atlases(self, request: Message) -> Message:
+        """Which folders hold atlases, and what is wrong with the others."""
+        _torch()
+        return list_atlases(request, self._progress(request))
+
+    def atlas(self, request: Message) -> Message:
+        """One atlas as files."""
+        _torch()
+        return read_one(request, self._progress(request))
+
+    def move(self, request: Message) -> Message:
+        """Many images by one transform; needs no torch."""
+        return move(request, self._progress(request))
+
+    def transfer(self, request: Message) -> Message:
+        """Labels of atlases on a patient."""
+        report = self._progress(request)
+        report("loading model", 0.0)
+        torch = _torch()
+        if request.get("threads"):
+            torch.set_num_threads(int(request["threads"]))
+        model = self._load(request.get("model", "auto"), request.get("device", "auto"),
+                           request.get("options", {}).get("transform", "joint"))
+
+        def tell(**values: Any) -> None:
+            self.write({"id": request["id"], "event": "progress", "message": "", **values})
+        return transfer(request, model, tell)
 
     # parts
 
@@ -222,6 +293,7 @@ class Worker:
 
     def _forget(self) -> None:
         self.model = self.model_key = self.registration = None
+        self.reviewer = Reviewer()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
@@ -238,18 +310,18 @@ class Worker:
         answer: Message = {"provenance": registration.provenance(), "note": " ".join(registration.notes),
                            "reason": registration.model.reason,
                            "refines": bool(self._iterations(registration.model)),
-                           "fixed_to_moving": _describe_transform(registration.fixed_to_moving, folder / "forward.npy"),
-                           "moving_to_fixed": _describe_transform(registration.moving_to_fixed, folder / "inverse.npy")}
+                           "fixed_to_moving": describe_transform(registration.fixed_to_moving, folder / "forward.npy"),
+                           "moving_to_fixed": describe_transform(registration.moving_to_fixed, folder / "inverse.npy")}
         if outputs.get("moved"):
-            answer["moved"] = _write(registration.warp(), folder / "moved.mha")
+            answer["moved"] = write_file(registration.warp(), folder / "moved.mha")
         if outputs.get("jacobian"):
             report("Jacobian", 0.93)
-            answer["jacobian"] = _write(registration.jacobian(), folder / "jacobian.mha")
+            answer["jacobian"] = write_file(registration.jacobian(), folder / "jacobian.mha")
         answer["labels"] = []
         for number, path in enumerate(outputs.get("labels") or ()):
             report("carrying labels", 0.95)
             labels = registration.warp_labels(images.read_labels(path))
-            answer["labels"].append(_write(labels, folder / f"labels{number}.mha"))
+            answer["labels"].append(write_file(labels, folder / f"labels{number}.mha"))
         answer["seconds"] = {**registration.seconds, "writing results": time.perf_counter() - started}
         return answer
 
@@ -280,35 +352,6 @@ def _torch() -> Any:
     except Exception as error:  # noqa: BLE001  (a broken installation raises anything)
         raise TorchMissing(f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")) from error
     return torch
-
-
-def _write(image: Any, path: Path) -> str:
-    import SimpleITK as sitk
-    sitk.WriteImage(image, str(path))
-    return str(path)
-
-
-def _describe_transform(transform: Any, path: Path) -> Message:
-    """An affine matrix and, if there is one, a residual displacement field applied before it, as file and geometry.
-
-    Returns:
-        ``affine`` (4, 4 nested lists, LPS millimetres), ``field`` (a .npy file of float32 (k, j, i, 3), LPS
-        millimetres, or None) and ``matrix`` (4, 4: field index (i, j, k) to LPS world, or None).
-    """
-    import numpy as np
-    import SimpleITK as sitk
-
-    from .geometry import Space, sitk_affine_to_matrix
-    if transform.IsLinear():
-        return {"affine": sitk_affine_to_matrix(transform).tolist(), "field": None, "matrix": None}
-    affine, residual = np.eye(4), transform
-    if transform.GetName() == "CompositeTransform":
-        composite = sitk.CompositeTransform(transform)
-        first, residual = (composite.GetNthTransform(n) for n in (0, 1))  # ITK applies the last one first
-        affine = sitk_affine_to_matrix(first.Downcast())
-    field = sitk.DisplacementFieldTransform(residual).GetDisplacementField()
-    np.save(path, sitk.GetArrayFromImage(field).astype(np.float32))
-    return {"affine": affine.tolist(), "field": str(path), "matrix": Space.of(field).matrix.tolist()}
 
 
 def _listen(stream: TextIO, worker: Worker) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
-from SynthMorphSlicerLib import maps, measures, review, scene, segments
+from SynthMorphSlicerLib import curve, kept, maps, measures, printing, review, scene, segments, surfaces
 from SynthMorphSlicerLib.selftest import checkSigns, headVolume
 
 OBLIQUE = np.array([[0.8, -0.5, 0.1, 10], [0.4, 0.9, -0.6, -20], [0.1, 0.6, 2.1, 5], [0, 0, 0, 1]])
@@ -377,6 +377,65 @@ class SynthMorphSceneTest(unittest.TestCase):
         self.assertFalse(node.GetDisplayNode().GetVisibility3D())
         review.showGrid(node, fixed, False)
         self.assertFalse(review.isGridVisible(node))
+
+    def test_keptResults(self):
+        fixed, moving = headVolume("fixed"), headVolume("moving")
+        outputs = {"transform": slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "t"),
+                   "volume": headVolume("moved")}
+        shifts = []
+        for value in (0.2, 0.8):
+            shift = np.eye(4)
+            shift[0, 3] = 10 * value
+            scene.setTransform(outputs["transform"], scene.vtkTransform(description(self.folder, shift)))
+            slicer.util.updateVolumeFromArray(outputs["volume"], np.full((4, 5, 6), value, np.float32))
+            scene.setProvenance(outputs.values(), fixed, moving, {"lambda": value, "transform": "joint"})
+            kept.keep(outputs, fixed, moving)
+            shifts.append(outputs["transform"].GetTransformFromParent().TransformPoint(0, 0, 0))
+        results = kept.results(fixed, moving)
+        self.assertEqual([one.title for one in results], ["\u03bb 0.2", "\u03bb 0.8"])
+        self.assertEqual(kept.inFront(results, outputs["transform"], fixed).number, 2)
+        self.assertEqual(kept.keep(outputs, fixed, moving).number, 2)  # the same result is kept once
+        self.assertEqual(kept.show(results[0], outputs, fixed, moving), outputs)
+        self.assertEqual(outputs["transform"].GetTransformFromParent().TransformPoint(0, 0, 0), shifts[0])
+        np.testing.assert_allclose(slicer.util.arrayFromVolume(outputs["volume"]), 0.2)
+        self.assertEqual(outputs["transform"].GetAttribute("SynthMorph.lambda"), "0.2")
+        self.assertIsNone(outputs["transform"].GetAttribute("SynthMorph.kept"))
+        kept.remove(results[0])
+        self.assertEqual(len(kept.results(fixed, moving)), 1)
+
+    def test_surfacesShowDisplacement(self):
+        fixed = headVolume("fixed")
+        segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+        segmentation.SetReferenceImageGeometryParameterFromVolumeNode(fixed)
+        identifier = segmentation.GetSegmentation().AddEmptySegment("brain", "Brain")
+        voxels = (slicer.util.arrayFromVolume(fixed) == 100).astype(np.uint8)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(voxels, segmentation, identifier, fixed)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "t")
+        shift = np.eye(4)
+        shift[:3, 3] = [6, 0, 8]
+        scene.setTransform(node, scene.vtkTransform(description(self.folder, shift)))
+        model = surfaces.show(node, segmentation, fixed)
+        lengths = slicer.util.arrayFromModelPointData(model, surfaces.ARRAY)
+        self.assertGreater(len(lengths), 1000)
+        np.testing.assert_allclose(lengths, 10.0, atol=1e-4)
+        self.assertTrue(surfaces.areVisible(node))
+        surfaces.setVisible(node, False)
+        self.assertFalse(surfaces.areVisible(node))
+        segmentation.GetSegmentation().RemoveAllSegments()
+        self.assertIsNone(surfaces.show(node, segmentation, fixed))
+
+    def test_curveAndPDF(self):
+        points = [{"regularization": value, "sd_log": 0.3 - 0.2 * value, "similarity": 1.4 - 0.1 * value,
+                   "dice": None, "folding": 0} for value in (0.2, 0.5, 0.8)]
+        drawing, path = (os.path.join(self.folder, name) for name in ("curve.png", "page.pdf"))
+        self.assertTrue(curve.draw(points, 0.5).save(drawing))
+        page = "<html><body><h1>Report</h1>" + 90 * "<p>Not for clinical use.</p>" + "<svg></svg></body></html>"
+        printing.write(page, path, drawing)
+        with open(path, "rb") as file:
+            data = file.read()
+        self.assertTrue(data.startswith(b"%PDF") and data.rstrip().endswith(b"%%EOF"))
+        self.assertGreater(data.count(b"/Type /Page\n"), 1)
+        self.assertIn(b"/Subtype /Image", data)
 
     def test_viewsAreRestored(self):
         fixed, moved = headVolume("fixed"), headVolume("moved", (5, 0, 0))

@@ -140,6 +140,14 @@ def test_the_right_answer_is_not_called_failed(good):
     assert review.judge(plain, rows, disagreement=6.0).word == "look closely"
 
 
+def test_images_with_nothing_in_common_are_doubtful_at_first_sight(good):
+    assert not review.is_doubtful(good)
+    array = np.random.default_rng(0).random(sitk.GetArrayFromImage(good.moving).shape)
+    noise = sitk.GetImageFromArray(array.astype(np.float32))
+    noise.CopyInformation(good.moving)
+    assert review.is_doubtful(dataclasses.replace(good, moving=noise))
+
+
 @pytest.mark.parametrize(("key", "value", "status"), [
     ("folding_percent", 0.05, "look"), ("folding_percent", 1.0, "bad"), ("sd_log", 0.7, "look"), ("sd_log", 1.5, "bad"),
     ("jacobian_max", 100.0, "bad"), ("consistency_p95", 2.5, "look"), ("mean_dice", 0.7, ""), ("mean_dice", 0.3, "bad"),

@@ -150,6 +150,10 @@ class Application:
         from PySide6 import QtGui
         return QtGui.QGuiApplication.clipboard()
 
+    def topLevelWidgets(self):
+        """None: a main window would be among them."""
+        return ()
+
     def testingEnabled(self):
         return True
 

@@ -13,7 +13,7 @@ SLICE_MANAGERS = ("vtkMRMLVolumeGlyphSliceDisplayableManager", "vtkMRMLModelSlic
                   "vtkMRMLMarkupsDisplayableManager", "vtkMRMLColorLegendDisplayableManager")
 THREED_MANAGERS = ("vtkMRMLCameraDisplayableManager", "vtkMRMLViewDisplayableManager", "vtkMRMLModelDisplayableManager",
                    "vtkMRMLTransformsDisplayableManager3D", "vtkMRMLSegmentationsDisplayableManager3D",
-                   "vtkMRMLThreeDReformatDisplayableManager")
+                   "vtkMRMLThreeDReformatDisplayableManager", "vtkMRMLColorLegendDisplayableManager")
 
 
 class _View:
@@ -40,7 +40,10 @@ class _View:
         self._group.Initialize(self._factory, self._renderer)
         self._group.SetMRMLDisplayableNode(self._node)
 
-    def forceRender(self):
+    def forceRender(self, size=(400, 400)):
+        if self._window is None:
+            self._make(size)
+        self._prepare(self._window.GetSize())
         self._window.Render()
 
     def picture(self, size=(400, 400)):
@@ -48,7 +51,6 @@ class _View:
         if self._window is None:
             self._make(size)
         self._window.SetSize(*size)
-        self._prepare(size)
         self.forceRender()
         grab = vtk.vtkWindowToImageFilter()
         grab.SetInput(self._window)
@@ -137,6 +139,9 @@ class ThreeDWidget(_View):
         return self._node
 
     def resetFocalPoint(self):
+        self.resetCamera()
+
+    def resetCamera(self):
         if self._window is not None:
             self._renderer.ResetCamera()
 

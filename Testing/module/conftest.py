@@ -16,7 +16,7 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 sys.path[:0] = [str(ROOT / "Testing" / "host"), str(ROOT / "Testing" / "Python"), str(MODULE.parent)]
 
 if MISSING:
-    collect_ignore_glob = ["test_panel*.py", "test_scene.py", "test_host.py", "test_worker.py", "test_logic.py",
+    collect_ignore_glob = ["test_panel*.py", "test_scene.py", "test_host.py", "test_worker*.py", "test_logic.py",
                            "test_installed.py"]
 
 

@@ -9,6 +9,7 @@ brain: a map of how a skull shrinks to nothing would be true, and would show lit
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conftest import DATA, MODULE, ROOT  # noqa: E402
 
 SIZE = (420, 420)
-PANEL_SIZE = (470, 960)
+PANEL_WIDTH = 470
 PLACE = (4.0, -20.0, 14.0)  # RAS mm, where the three views meet
 ROWS = (("Red", "Yellow", "Green"), ("Red+", "Yellow+", "Green+"))
 
@@ -32,7 +33,7 @@ def main(folder):
     fixed, moving = twoBrains(panel.logic)
     ui.fixedVolumeSelector.setCurrentNode(fixed)
     ui.movingVolumeSelector.setCurrentNode(moving)
-    ui.carriedLabelsSelector.setCheckState(ventricles(moving), 2)
+    ui.carriedLabelsSelector.check(ventricles(moving))
     ui.makeJacobianCheckBox.checked = True
     ui.deviceComboBox.currentIndex = ui.deviceComboBox.findData("cpu")
 
@@ -41,12 +42,12 @@ def main(folder):
     ui.applyButton.click()
     assert host.wait(lambda: ui.progressBar.value >= 35, 300)
     grab(widget, folder / "panel-running.png")
-    assert host.wait(lambda: not panel.logic.isBusy(), 900), "the registration takes too long"
-    assert not ui.errorLabel.text, ui.errorLabel.text
+    waitFor(host, panel)
     ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(False)
     picture(folder / "after.png")
     grab(widget, folder / "panel.png")
     drawViews(host, ui, folder)
+    drawSections(host, panel, widget, folder)
     widget.exit()
     widget.self().cleanup()
     host.close()
@@ -72,6 +73,74 @@ def drawViews(host, ui, folder):
     ui.opacitySlider.value = 0.0
     ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(True)
     picture(folder / "segmentation.png")
+
+
+def drawSections(host, panel, widget, folder):
+    """The sections below, each after its buttons have been pressed."""
+    ui = panel.ui
+    ui.overlayButton.click()
+    ui.examineCollapsibleButton.collapsed = False
+    ui.examineButton.click()
+    waitFor(host, panel)
+    grab(widget, folder / "examine.png", ui.examineCollapsibleButton)
+    ui.examineCollapsibleButton.collapsed = True
+
+    ui.compareCollapsibleButton.collapsed = False
+    ui.variantsComboBox.currentIndex = ui.variantsComboBox.findText("Without and with refinement")
+    ui.variantsButton.click()
+    waitFor(host, panel)
+    ui.sweepButton.click()
+    waitFor(host, panel)
+    grab(widget, folder / "compare.png", ui.compareCollapsibleButton)
+    ui.compareCollapsibleButton.collapsed = True
+    drawAtlases(host, panel, widget, folder)
+
+
+def drawAtlases(host, panel, widget, folder):
+    """Two scans with their labels as atlases of a later scan of the same patient."""
+    import qt
+    ui = panel.ui
+    ui.atlasCollapsibleButton.collapsed = False
+    patient, sources, labels = threeHeads(panel)
+    with tempfile.TemporaryDirectory() as library:
+        qt.QFileDialog.getExistingDirectory = lambda *arguments: library
+        ui.makeAtlasLabelsSelector.setCurrentNode(labels)
+        for volume in sources:
+            ui.makeAtlasVolumeSelector.setCurrentNode(volume)
+            ui.makeAtlasButton.click()
+        wanted = {volume.GetName() for volume in sources}
+        assert host.wait(lambda: wanted <= set(names(ui.atlasesTable)), 120)
+        for row, name in enumerate(names(ui.atlasesTable)):
+            if name in wanted:
+                ui.atlasesTable.item(row, 0).setCheckState(qt.Qt.Checked)
+        ui.patientSelector.setCurrentNode(patient)
+        ui.carryAtlasesButton.click()
+        waitFor(host, panel)
+    grab(widget, folder / "atlas.png", ui.atlasCollapsibleButton)
+
+
+def names(table):
+    """Texts of the first column."""
+    return [table.item(row, 0).text() for row in range(table.rowCount)]
+
+
+def threeHeads(panel):
+    """Whole heads: the one that gets labels, those that give them, and the labels."""
+    if DATA is None:
+        fixed, moving = panel.parameters.fixedVolume, panel.parameters.movingVolume
+        return fixed, [moving], panel.ui.carriedLabelsSelector.checkedNodes()[0]
+    from workplace import loadVolume
+    files = {"Later-T1": "ms12_study2_T1W", "First-T2": "ms12_study1_T2W", "First-FLAIR": "ms12_study1_FLAIR"}
+    patient, *sources = (loadVolume(DATA / f"multicontrast/{file}.nii.gz", name) for name, file in files.items())
+    window(patient)
+    return patient, sources, ventricles(sources[0])
+
+
+def waitFor(host, panel):
+    """Until the work under way is done, which must be without an error."""
+    assert host.wait(lambda: not panel.logic.isBusy(), 1800), "the work takes too long"
+    host.wait(lambda: False, 0.2)
+    assert panel.ui.errorLabel.isHidden(), panel.ui.errorLabel.text
 
 
 def twoBrains(logic):
@@ -168,13 +237,16 @@ def picture(path, rows=ROWS[:1]):
     save(np.vstack([np.hstack([view.picture(SIZE) for view in row]) for row in rows]), path)
 
 
-def grab(widget, path):
-    """The panel as Qt draws it."""
+def grab(widget, path, part=None):
+    """The panel, or a part of it, as Qt draws it."""
     import slicer
-    widget.resize(*PANEL_SIZE)
     widget.show()
+    for _ in range(2):  # texts take more lines once the width is known
+        slicer.app.processEvents()
+        widget.resize(PANEL_WIDTH, widget.layout().heightForWidth(PANEL_WIDTH))
     slicer.app.processEvents()
-    widget.grab().save(str(path))
+    (part or widget).grab().save(str(path))
+    print(path)
 
 
 def save(pixels, path):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SynthMorphSlicer"
 sys.path.insert(0, str(MODULE))
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
-UI = MODULE / "Resources/UI/SynthMorphSlicer.ui"
+UI = sorted((MODULE / "Resources/UI").glob("*.ui"))
 
 
 def listed(name):
@@ -86,26 +86,51 @@ def test_reload_knows_every_module():
 
 
 def test_ui_hands_the_scene_to_every_selector_and_names_real_parameters():
-    tree = ElementTree.parse(UI)
-    selectors = {widget.get("name") for widget in tree.iter("widget") if "NodeComboBox" in widget.get("class")}
-    connected = {connection.findtext("receiver") for connection in tree.iter("connection")
-                 if connection.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"}
-    assert selectors == connected
+    names, bound = [], set()
+    for path in UI:
+        tree = ElementTree.parse(path)
+        selectors = {widget.get("name") for widget in tree.iter("widget") if "NodeComboBox" in widget.get("class")}
+        connected = {connection.findtext("receiver") for connection in tree.iter("connection")
+                     if connection.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"}
+        assert selectors == connected, path
+        bound |= {prop.findtext("string") for prop in tree.iter("property")
+                  if prop.get("name") == "SlicerParameterName"}
+        names += [widget.get("name") for widget in tree.iter("widget")]
     source = (MODULE / "SynthMorphSlicerLib/parameters.py").read_text()
-    bound = {prop.findtext("string") for prop in tree.iter("property") if prop.get("name") == "SlicerParameterName"}
     members = set(re.findall(r"^    (\w+): ", source, re.MULTILINE))
-    assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device"}
-    names = [widget.get("name") for widget in tree.iter("widget")]
-    assert len(names) == len(set(names))
+    assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device", "reviewSegment",
+                                                    "atlases", "movingItems"}
+    assert len(names) == len(set(names))  # the panel has them in one place
 
 
 def test_paths_are_of_files_or_of_folders():
     """In the .ui file, because the names of these filters cannot be reached from Python in every build on Qt 6."""
-    filters = {widget.get("name"): prop.findtext("set") for widget in ElementTree.parse(UI).iter("widget")
-               for prop in widget.findall("property")
+    filters = {widget.get("name"): prop.findtext("set") for path in UI
+               for widget in ElementTree.parse(path).iter("widget") for prop in widget.findall("property")
                if widget.get("class") == "ctkPathLineEdit" and prop.get("name") == "filters"}
     assert filters == {"pythonPathLineEdit": "ctkPathLineEdit::Files", "weightsPathLineEdit": "ctkPathLineEdit::Dirs",
                        "transformPathLineEdit": "ctkPathLineEdit::Files"}
+
+
+def test_the_tutorial_presses_buttons_that_are_there():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tutorial = re.search(r"### Tutorial\n(.*?)\n### If something goes wrong", readme, re.DOTALL).group(1)
+    pressed = {" ".join(name.split()) for name in re.findall(r"\*\*([^*]+)\*\*", tutorial)}
+    buttons = {text.findtext("string") for path in UI for widget in ElementTree.parse(path).iter("widget")
+               if widget.get("class") == "QPushButton" for text in widget.findall("property")
+               if text.get("name") == "text"}
+    pressed = {name for name in pressed if not name.endswith(".")}  # those that end so are headings
+    data = {"CT-MR Brain", "MRHead", "Lambda", "Jacobian map", "Stop, keep what is done"}  # no buttons, or renamed ones
+    assert len(pressed) > 25 and pressed - data <= buttons
+
+
+def test_every_stage_of_the_worker_has_words_in_the_panel():
+    sources = [*(MODULE / "synthmorph_torch").glob("worker*.py"), MODULE / "synthmorph_torch/registration.py",
+               MODULE / "synthmorph_torch/transfer.py", MODULE / "synthmorph_torch/review/__init__.py"]
+    told = {stage for path in sources for stage in re.findall(
+        r'(?:report|start|tell|progress)\((?:stage=)?"([^"]+)"', path.read_text())}
+    known = set(re.findall(r'"([^"]+)": _\(', (MODULE / "SynthMorphSlicerLib/stages.py").read_text()))
+    assert len(told) > 12 and told <= known
 
 
 @pytest.mark.parametrize("path", sorted((MODULE / "SynthMorphSlicerLib").glob("*.py")), ids=lambda path: path.name)
@@ -116,8 +141,9 @@ def test_slicer_wing_reads_on_every_supported_python(path):
 
 def test_everything_one_can_touch_has_a_tool_tip():
     kinds = ("QPushButton", "QCheckBox", "QComboBox", "QSpinBox", "ctkSliderWidget", "ctkPathLineEdit",
-             "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "QTableWidget")
-    widgets = [widget for widget in ElementTree.parse(UI).iter("widget") if widget.get("class") in kinds]
+             "qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "QTableWidget", "QLineEdit")
+    widgets = [widget for path in UI for widget in ElementTree.parse(path).iter("widget")
+               if widget.get("class") in kinds]
     assert len(widgets) > 30
     for widget in widgets:
         tips = [prop.findtext("string") for prop in widget.findall("property") if prop.get("name") == "toolTip"]

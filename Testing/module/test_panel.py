@@ -47,7 +47,7 @@ def test_without_torch_the_setup_opens_and_explains(panel, monkeypatch):
     from SynthMorphSlicerLib import environment
     monkeypatch.setattr(environment, "isReady", lambda: False)
     panel.setupSection.refresh()
-    panel._updateButtons()
+    panel.updateButtons()
     assert not panel.ui.setupCollapsibleButton.collapsed
     assert not panel.ui.installButton.isHidden()
     assert "PyTorch extension" in panel.ui.setupLabel.text
@@ -67,6 +67,21 @@ def test_wrong_inputs_are_refused_with_advice(panel):
     panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
     panel.ui.movingVolumeSelector.setCurrentNode(flat)
     assert "single slice" in panel.ui.applyButton.toolTip and not panel.ui.applyButton.enabled
+
+
+@needsTorch
+def test_images_with_nothing_in_common_are_warned_of(host, ready):
+    import numpy as np
+    import slicer
+    for number, node in enumerate((ready.parameters.fixedVolume, ready.parameters.movingVolume)):
+        array = slicer.util.arrayFromVolume(node)
+        array[:] = 1 + 50 * np.random.default_rng(number).random(array.shape)
+        node.Modified()
+    ready.ui.transformTypeComboBox.currentIndex = ready.ui.transformTypeComboBox.findText("Affine only")
+    ready.ui.applyButton.click()
+    finished(host, ready)
+    assert host.wait(lambda: error(ready) != "", 60)
+    assert "do not look alike" in error(ready) if outputNodes() else "could not be aligned" in error(ready)
 
 
 @needsTorch
@@ -266,8 +281,8 @@ def test_carried_labels_and_points(host, ready):
     labels = loadVolume(DATA / "malf" / "1000_glm.nii.gz", "structures", labels=True)
     markups = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmark")
     markups.AddControlPoint(vtk.vtkVector3d(0, 0, 0))
-    ready.ui.carriedLabelsSelector.setCheckState(labels, 2)
-    ready.ui.carriedPointsSelector.setCheckState(markups, 2)
+    ready.ui.carriedLabelsSelector.check(labels)
+    ready.ui.carriedPointsSelector.check(markups)
     assert list(ready.parameters.carriedLabels) == [labels]
     ready.ui.applyButton.click()
     finished(host, ready)
@@ -304,7 +319,7 @@ def test_settings_survive_save_and_reload(host, panel, tmp_path):
     fixed = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "fixed")
     landmarks = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmarks")
     panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
-    panel.ui.carriedPointsSelector.setCheckState(landmarks, 2)
+    panel.ui.carriedPointsSelector.check(landmarks)
     panel.ui.transformTypeComboBox.currentIndex = 2
     panel.ui.regularizationSlider.value = 0.35
     panel.ui.extentComboBox.currentIndex = 0
@@ -356,7 +371,7 @@ def test_leaving_restores_the_views_and_reload_works(host, module, panel):
     assert widget.self() is not old and old.panel is None
     again = widget.self().panel
     assert again.parameters.fixedVolume is fixed
-    again._probe._thread.join(10)  # the new panel is open as the old one was
+    again.deviceSection._probe._thread.join(10)  # the new panel is open as the old one was
     assert again.ui.setupLabel.text != ""
     crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     assert [section for section in (panel.reviewSection, again.reviewSection) if section.Observations] == [

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from workplace import chooseVolumes, finished, needsTorch, outputNodes
+from workplace import chooseVolumes, finished, needsTorch, openScene, outputNodes, saveScene
 
 pytestmark = needsTorch
 SIZE = (200, 200)
@@ -62,6 +62,12 @@ def picture(name="Red"):
     return slicer.app.layoutManager().sliceWidget(name).picture(SIZE).astype(int)
 
 
+def test_log_says_that_both_show_one_head(panel):
+    assert panel.logic.job.provenance["one_head"]
+    assert "Both scans show one head" in panel.ui.logTextEdit.plainText
+    assert panel.ui.errorLabel.isHidden()  # and nothing is doubtful about it
+
+
 def test_before_and_after_and_opacity(panel):
     ui = panel.ui
     assert layers("Red") == ("fixed", "moving on fixed")
@@ -104,6 +110,85 @@ def test_checkerboard_takes_squares_of_both_in_turn(panel):
     for k, j, i in np.random.default_rng(0).integers(0, voxels.shape, (200, 3)):
         odd = sum(int(n / side) for n in (k, j, i)) % 2
         assert voxels[k, j, i] == (moved if odd else fixed)[k, j, i]
+
+
+def test_difference_is_grey_where_the_volumes_are_alike(panel):
+    import slicer
+    panel.ui.differenceButton.click()
+    assert layers("Red") == ("fixed", "SynthMorph difference")
+    voxels = slicer.util.arrayFromVolume(slicer.mrmlScene.GetFirstNodeByName("SynthMorph difference"))
+    from SynthMorphSlicerLib.review import _windowed
+    fixed, moved = (_windowed(node) for node in (panel.parameters.fixedVolume, panel.parameters.outputVolume))
+    assert np.median(np.abs(voxels - 0.5)) < 0.01
+    brighter = moved > fixed + 0.1
+    assert brighter.any() and (voxels[brighter] > 0.54).all()
+
+
+def test_curtain_moves(panel):
+    import slicer
+    from SynthMorphSlicerLib.review import _windowed
+    assert panel.ui.curtainSlider.isHidden()
+    panel.ui.curtainButton.click()
+    assert not panel.ui.curtainSlider.isHidden()
+    fixed, moved = (_windowed(node) for node in (panel.parameters.fixedVolume, panel.parameters.outputVolume))
+    for share in (0.25, 0.8):
+        panel.ui.curtainSlider.value = share
+        voxels = slicer.util.arrayFromVolume(slicer.mrmlScene.GetFirstNodeByName("SynthMorph curtain"))
+        edge = round(96 * (1 - share))  # the first axis runs from left to right, and the fixed volume is on the right
+        np.testing.assert_array_equal(voxels[..., edge + 1:], fixed[..., edge + 1:])
+        np.testing.assert_array_equal(voxels[..., :edge - 1], moved[..., :edge - 1])
+    panel.ui.overlayButton.click()
+    assert panel.ui.curtainSlider.isHidden()
+
+
+def test_edges_of_one_lie_on_the_other(panel):
+    import slicer
+    panel.ui.edgesButton.click()
+    voxels = slicer.util.arrayFromVolume(slicer.mrmlScene.GetFirstNodeByName("SynthMorph edges"))
+    drawn = voxels == 1.0
+    assert 0.01 < drawn.mean() < 0.08
+    gradient = np.linalg.norm(np.gradient(slicer.util.arrayFromVolume(panel.parameters.outputVolume)), axis=0)
+    assert gradient[drawn].mean() > 5 * gradient[~drawn].mean()
+
+
+def test_flicker_goes_by_itself_until_it_is_stopped(host, panel):
+    panel.ui.flickerButton.click()
+    seen = set()
+    host.wait(lambda: seen.add(composite("Red").GetForegroundOpacity()), 1.3)
+    assert seen == {0.0, 1.0}
+    panel.ui.flickerButton.click()
+    assert not panel.ui.flickerButton.checked and composite("Red").GetForegroundOpacity() == 0.5
+    panel.ui.flickerButton.click()
+    panel.ui.checkerboardButton.click()  # another picture ends it
+    assert not panel.ui.flickerButton.checked and composite("Red").GetForegroundOpacity() == 1.0
+
+
+def test_arrows_and_grid_take_turns(panel):
+    plain = picture()
+    panel.ui.arrowsButton.click()
+    assert panel.ui.arrowsButton.checked and not panel.ui.gridButton.checked
+    arrows = picture()
+    assert np.abs(arrows - plain).max() > 50
+    panel.ui.gridButton.click()
+    assert panel.ui.gridButton.checked and not panel.ui.arrowsButton.checked
+    assert np.abs(picture() - arrows).max() > 50
+    panel.ui.gridButton.click()
+    np.testing.assert_array_equal(picture(), plain)
+
+
+def test_keys_answer_only_while_the_module_is_open(host, module, panel):
+    import qt
+    from SynthMorphSlicerLib.shortcuts import KEYS
+    assert "(key: Shift+D)" in panel.ui.differenceButton.toolTip and len(set(KEYS.values())) == len(KEYS)
+    shortcuts = panel.reviewSection.shortcuts
+    installed = {shortcut.key.toString(): shortcut for shortcut in shortcuts._installed}
+    assert set(installed) == set(KEYS.values())
+    installed["Shift+D"].activated.emit()
+    assert layers("Red")[1] == "SynthMorph difference"
+    module.widgetRepresentation().exit()
+    assert not shortcuts._installed and not installed["Shift+D"].enabled
+    module.widgetRepresentation().enter()
+    assert len(shortcuts._installed) == len(KEYS) and qt.QShortcut is not None
 
 
 def test_side_by_side_keeps_place_and_zoom_and_moves_together(host, panel):
@@ -213,8 +298,22 @@ def test_value_under_the_mouse(panel):
     moved = panel.parameters.outputTransform.GetTransformFromParent().TransformPoint(10.0, 5.0, -3.0)
     distance = np.linalg.norm(np.subtract(moved, (10.0, 5.0, -3.0)))
     assert panel.ui.mouseLabel.text == f"displacement {distance:.1f} mm, local volume +25 %"
+    kept = panel.parameters.outputJacobian
+    panel.parameters.outputJacobian = None  # without a map the transform itself tells
+    crosshair.SetCursorPositionRAS([10.0, 5.0, -2.0])
+    change = round(100 * (np.linalg.det(matrixOf(panel.parameters.outputTransform)[:3, :3]) - 1))
+    assert panel.ui.mouseLabel.text.endswith(f", local volume {change:+d} %")
+    panel.parameters.outputJacobian = kept
     crosshair.SetCursorPositionInvalid()
     assert panel.ui.mouseLabel.text == "-"
+
+
+def matrixOf(transformNode):
+    import vtk
+    from SynthMorphSlicerLib import scene
+    matrix = vtk.vtkMatrix4x4()
+    transformNode.GetMatrixTransformFromParent(matrix)
+    return scene.toArray(matrix)
 
 
 def test_measures_are_shown_copied_and_saved(panel, tmp_path, monkeypatch):
@@ -231,7 +330,7 @@ def test_measures_are_shown_copied_and_saved(panel, tmp_path, monkeypatch):
     assert table.GetNumberOfRows() == len(shown)
     ui.copyMeasuresButton.click()
     lines = slicer.app.clipboard().text().splitlines()
-    assert dict(line.split("\t") for line in lines) == shown
+    assert dict(line.split("\t") for line in lines) == {"Measure": "Value", **shown}
     monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: str(tmp_path / "measures.csv"))
     ui.saveMeasuresButton.click()
     with open(tmp_path / "measures.csv", newline="", encoding="utf-8-sig") as file:
@@ -265,27 +364,15 @@ def test_another_pair_makes_outputs_of_its_own(panel):
 def test_results_are_there_again_in_a_scene_that_is_opened(host, panel, tmp_path):
     """The last test of this file, because it closes the scene: settings, outputs, measures and maps come back."""
     import slicer
-    for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
-        if node.GetSaveWithScene() and (node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLTransformNode")
-                                        or node.IsA("vtkMRMLTableNode")):
-            storage = node.CreateDefaultStorageNode()
-            slicer.mrmlScene.AddNode(storage)
-            storage.SetFileName(str(tmp_path / f"{node.GetID()}.{storage.GetDefaultWriteFileExtension()}"))
-            assert storage.WriteData(node)
-            node.SetAndObserveStorageNodeID(storage.GetID())
     names, transform = outputNodes(), panel.parameters.outputTransform
     expected = transform.GetTransformFromParent().TransformPoint(10.0, 20.0, 30.0)
-    path = str(tmp_path / "scene.mrml")
-    slicer.mrmlScene.SetURL(path)
-    assert slicer.mrmlScene.Commit()
+    path = saveScene(tmp_path)
     layout = slicer.app.layoutManager().layout
     panel.ui.sideBySideButton.click()
     slicer.mrmlScene.Clear(0)
     assert slicer.app.layoutManager().layout == layout
     assert panel.ui.measuresFrame.isHidden() and not panel.ui.measuresButton.enabled
-    slicer.mrmlScene.SetURL(path)
-    assert slicer.mrmlScene.Import()
-    host.wait(lambda: False, 0.1)
+    openScene(host, path)
     assert outputNodes() == names
     again = panel.ui.outputTransformSelector.currentNode()
     np.testing.assert_allclose(again.GetTransformFromParent().TransformPoint(10.0, 20.0, 30.0), expected, atol=1e-3)

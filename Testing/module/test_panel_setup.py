@@ -271,7 +271,7 @@ def test_release_ends_the_worker(host, panel):
     assert panel.ui.statusLabel.text == "Memory released."
 
 
-def test_freesurfer_transforms_are_loaded_by_the_panel(host, panel, tmp_path):
+def test_freesurfer_transforms_are_loaded_by_the_panel(host, panel, tmp_path, monkeypatch):
     import slicer
     from test_logic import writtenTransforms
     ui = panel.ui
@@ -282,6 +282,10 @@ def test_freesurfer_transforms_are_loaded_by_the_panel(host, panel, tmp_path):
     assert "no FreeSurfer transform" in error(panel)
     path = next(path for path, _ in writtenTransforms(tmp_path) if path.suffix == ".mgz")
     ui.transformPathLineEdit.currentPath = str(path)
+    with monkeypatch.context() as gone:
+        gone.setattr(slicer.app, "temporaryPath", str(tmp_path / "gone"))
+        ui.loadTransformButton.click()
+        assert "choose another temporary folder" in error(panel) and not panel.logic.isBusy()
     ui.loadTransformButton.click()
     finished(host, panel, 60)
     assert ui.statusLabel.text.startswith("Loaded 'warp'") and error(panel) == ""

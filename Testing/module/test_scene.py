@@ -9,7 +9,8 @@ import pytest
     "test_signs", "test_imageGeometry", "test_transformEqualsWorker", "test_movingViewedEqualsMoved",
     "test_saveAndReload", "test_attachKeepsLinearParent", "test_refusals", "test_segmentsKeepEverything",
     "test_labelMapsBecomeSegments", "test_carriedPointsAndModels", "test_jacobianMap",
-    "test_displacementMagnitudeAndGrid", "test_viewsAreRestored"])
+    "test_displacementMagnitudeAndGrid", "test_keptResults", "test_surfacesShowDisplacement", "test_curveAndPDF",
+    "test_viewsAreRestored"])
 def test_scene(module, name):
     from SynthMorphSceneTest import SynthMorphSceneTest
     result = unittest.TestResult()

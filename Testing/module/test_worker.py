@@ -6,7 +6,6 @@ import time
 
 import pytest
 from conftest import DATA
-from SynthMorphSlicerLib.worker_client import WorkerClient
 from workplace import PYTHON, needsTorch, strangeWorker, workerEnvironment
 
 pytestmark = needsTorch
@@ -40,7 +39,8 @@ def images(host, tmp_path):
 
 
 @pytest.fixture
-def makeClient():
+def makeClient(host):
+    from SynthMorphSlicerLib.worker_client import WorkerClient
     clients = []
 
     def make(command, **environment):
@@ -194,3 +194,15 @@ def test_worker_ends_with_its_parent(makeClient):
     process = client._process
     process.stdin.close()  # what happens when Slicer dies
     assert process.wait(10) == 0
+
+
+def test_sweep_tries_lambdas_of_the_last_registration(makeClient, images):
+    client, answers = makeClient(WORKER), Answers()
+    answers.send(client, command="sweep", lambdas=[0.3])
+    assert client.wait(60) and answers.errors[0]["kind"] == "released"
+    answers.send(client, **registration(images, transform="joint", refine=0))
+    answers.send(client, command="sweep", lambdas=[0.8, 0.2])
+    assert client.wait(180) and len(answers.errors) == 1
+    points = answers.results[1]["points"]
+    assert [point["regularization"] for point in points] == [0.2, 0.8]
+    assert points[0]["sd_log"] > points[1]["sd_log"] and points[0]["similarity"] > 1

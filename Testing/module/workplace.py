@@ -64,6 +64,32 @@ def outputNodes():
     return {node.GetName() for node in found if node.GetAttribute("SynthMorph.lambda")}
 
 
+def saveScene(folder):
+    """Write the scene with its volumes, transforms, segmentations and tables; returns the file to open."""
+    import slicer
+    for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
+        if node.GetSaveWithScene() and any(node.IsA(f"vtkMRML{kind}Node") for kind in (
+                "Volume", "Transform", "Segmentation", "Table")):
+            storage = node.CreateDefaultStorageNode()
+            slicer.mrmlScene.AddNode(storage)
+            ending = "seg.nrrd" if node.IsA("vtkMRMLSegmentationNode") else storage.GetDefaultWriteFileExtension()
+            storage.SetFileName(str(folder / f"{node.GetID()}.{ending}"))
+            assert storage.WriteData(node)
+            node.SetAndObserveStorageNodeID(storage.GetID())
+    path = str(folder / "scene.mrml")
+    slicer.mrmlScene.SetURL(path)
+    assert slicer.mrmlScene.Commit()
+    return path
+
+
+def openScene(host, path):
+    """Read a scene as Slicer does, and let the panel hear of it."""
+    import slicer
+    slicer.mrmlScene.SetURL(path)
+    assert slicer.mrmlScene.Import()
+    host.wait(lambda: False, 0.1)
+
+
 def finished(host, panel, seconds=180):
     """Let the event loop run until the panel's work is done."""
     assert host.wait(lambda: not panel.logic.isBusy(), seconds)

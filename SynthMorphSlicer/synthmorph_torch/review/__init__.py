@@ -25,11 +25,11 @@ from .measures import Measure, compare, table
 from .report import write_report
 from .signature import Signature, add_signature, read_signatures
 from .sweep import SweepPoint, sweep
-from .verdict import Verdict, disagreement_mm, judge
+from .verdict import Verdict, disagreement_mm, is_doubtful, judge
 
 __all__ = ["Case", "Correction", "HotSpot", "Landmarks", "Measure", "Review", "Signature", "SweepPoint", "Verdict",
-           "add_signature", "compare", "correct", "disagreement_mm", "errors", "examine", "hot_spots", "judge",
-           "read_points", "read_result", "read_signatures", "sweep", "table", "write_case", "write_report",
+           "add_signature", "compare", "correct", "disagreement_mm", "errors", "examine", "hot_spots", "is_doubtful",
+           "judge", "read_points", "read_result", "read_signatures", "sweep", "table", "write_case", "write_report",
            "write_result"]
 
 

@@ -44,6 +44,7 @@ span.ok { color: var(--ok); } span.look { color: var(--look); } span.bad { color
 span.mark { display: inline-block; width: 1.2em; font-weight: 700; }
 table { border-collapse: collapse; width: 100%; } th { color: var(--quiet); font-weight: 600; }
 td, th { padding: 3px 10px 3px 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th.number { text-align: right; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; text-align: right; }
 td.note, td.small { color: var(--quiet); font-size: 12.5px; }
 .panels { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 8px; align-items: flex-end; }
@@ -169,7 +170,8 @@ def _tables(review: Review) -> list[str]:
 
 
 def _table(rows: Iterable[Measure]) -> str:
-    lines = ["<table><tr><th>Measure</th><th></th><th>Value</th><th></th><th>Tolerance</th></tr>"]
+    lines = ['<table class="measures"><tr><th>Measure</th><th></th><th class="number">Value</th><th></th>'
+             "<th>Tolerance</th></tr>"]
     for row in rows:
         value = "–" if row.value is None else number(row.value)
         mark = f'<span class="mark {row.status}" title="{WORDS[row.status]}">{MARKS[row.status]}</span>'
@@ -191,9 +193,10 @@ def _sweep(review: Review) -> list[str]:
     rows = "".join(f'<tr><td class="number">{p.regularization:g}</td><td class="number">{_maybe(p.similarity)}</td>'
                    f'<td class="number">{_maybe(p.dice)}</td><td class="number">{_maybe(p.sd_log)}</td>'
                    f'<td class="number">{p.folding}</td></tr>' for p in review.sweep)
+    titles = "".join(f'<th class="number">{title}</th>' for title in (
+        "Lambda", "Mutual information", "Mean Dice", "SD of log J", "Folding voxels"))
     return ["<h2>Other values of lambda</h2>", curve(points, "SD of log J", name),
-            "<table><tr><th>Lambda</th><th>Mutual information</th><th>Mean Dice</th><th>SD of log J</th>"
-            f"<th>Folding voxels</th></tr>{rows}</table>"]
+            f"<table><tr>{titles}</tr>{rows}</table>"]
 
 
 def _provenance(provenance: Mapping[str, Any]) -> list[str]:

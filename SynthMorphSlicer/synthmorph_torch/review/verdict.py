@@ -95,6 +95,14 @@ def quick_checks(case: Case) -> list[Reason]:
     return [*affine_checks(case), *overlap_checks(case), *edge_checks(case)]
 
 
+def is_doubtful(case: Case) -> bool:
+    """True if at least two of the quick checks say that it failed, as where the images have nothing in common.
+
+    One alone may be wrong: the edges of two people run little alike after an affine registration.
+    """
+    return sum(one.status == BAD for one in quick_checks(case)) > 1
+
+
 def affine_checks(case: Case) -> Iterator[Reason]:
     """Scales, shear and flip of the affine part."""
     shape = checks.AffineShape.of(case.affine)
