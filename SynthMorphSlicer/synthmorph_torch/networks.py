@@ -299,7 +299,7 @@ class MidSpace:
         assert self.velocity is not None
         velocity = self.velocity if forward else -self.velocity
         if exactly:
-            return spatial.flow(velocity, points, -(-steps // 2))
+            return spatial.flow(velocity, points, -(-steps // 3))
         return spatial.sample(spatial.integrate(velocity, steps), points)
 
     def total_field(self, steps: int, forward: bool = True) -> Tensor:

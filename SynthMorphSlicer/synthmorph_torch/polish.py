@@ -19,7 +19,7 @@ from .similarity import MutualInformation
 
 # Voxel size of the images in millimetres, iterations, and what the result may still lack in local correlation: the
 # coarse images mostly show that there is nothing to find, and spare a closer look.
-LEVELS = ((4.0, 20, 0.04), (2.0, 10, 0.0))
+LEVELS = ((4.0, 20, 0.02), (2.0, 10, 0.0))
 DECISION = 2.0  # voxel size at which the rigid and the affine transform are compared
 # Local correlation by which a rigid motion must be better. Measured: two scans of one person gain 0.05 to 0.15 in any
 # contrasts, two people lose 0.06 or gain less than 0.01.

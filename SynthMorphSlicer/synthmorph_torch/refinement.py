@@ -46,14 +46,15 @@ class Level:
     share: float
 
 
-LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.4), Level(2.0, 3.0, 4.0, 2, 0.35), Level(1.5, None, 2.0, 1, 0.25))
+LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.46), Level(2.0, 3.0, 4.0, 2, 0.42), Level(1.25, None, 2.0, 2, 0.12))
 # Two scans of one head differ by a rigid motion and little else: a smooth field is all that is left to find. Coarse
 # images would only bend it where the contrasts differ.
 ONE_HEAD_LEVELS = (Level(2.0, 3.0, 4.0, 2, 0.4),)
 ONE_HEAD_STIFFNESS = 3.0
-STEP = 0.5  # largest change of the velocity per iteration, image voxels
-UPDATE_SIGMA, FIELD_SIGMA = 1.8, 0.57  # smoothing of updates and of the field at lambda 0.5, image voxels
-STIFFNESS = 0.25  # both grow with this power of lambda / (1 - lambda); more, and small lambdas smooth nothing at all
+STEP, MOMENTUM = 1.0, 0.85  # largest change of the velocity, image voxels; how much of the last change is added to it
+# Smoothing at lambda 0.5, image voxels: of the updates, and of the two parts of the field, that which keeps volumes and
+# that which changes them. Labels overlap as well with half as much swelling and shrinking as one sigma for both leaves.
+UPDATE_SIGMA, SOLENOIDAL_SIGMA, IRROTATIONAL_SIGMA = 1.8, 0.85, 1.2
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
 
@@ -81,7 +82,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         measure = similarity.choose(*Scene(moving, fixed, mid, spacing, LEVELS[0].images, 0).warped(mid.velocity))
     mid, spacing, brain = working_grid(mid, spacing)
     done = 0
-    smoothing = (regularization / (1 - regularization)) ** STIFFNESS * (ONE_HEAD_STIFFNESS if one_head else 1.0)
+    smoothing = stiffness(regularization) * (ONE_HEAD_STIFFNESS if one_head else 1.0)
     for level in ONE_HEAD_LEVELS if one_head else LEVELS:
         count = round(level.share * iterations)
         voxel = level.images if measure == "correlation" else level.coarse
@@ -97,6 +98,11 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         mid = _ascend(scene, mid, count, smoothing, tell) if count else mid
         done += count
     return mid, measure
+
+
+def stiffness(regularization: float) -> float:
+    """Factor of all sigmas for a lambda in (0, 1): one at 0.5, and never so small that the field folds everywhere."""
+    return 0.85 + 0.15 * (2 * regularization) ** 3
 
 
 def working_grid(mid: MidSpace, spacing: float) -> tuple[MidSpace, float, Tensor | None]:
@@ -207,20 +213,44 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, smoothing: float,
     velocity = best = regrid(mid.velocity, scene.field_shape)
     # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
     inner = border_window(scene.field_shape, velocity.device, round(scene.border))
-    best_value, improved = -1.0, False
     values: list[float] = []
-    for k in range(iterations + 1):
+    change = torch.zeros_like(velocity)
+    for k in range(iterations):
         value, ascent = scene.ascent(velocity)
+        if k == 0 or value > max(values):
+            best = velocity
         values.append(value)
-        if value > best_value:
-            best, best_value, improved = velocity, value, k > 0
-        if k == iterations or (k >= PATIENCE and best_value - max(values[:-PATIENCE]) < GAIN):
+        if k >= PATIENCE and max(values) - max(values[:-PATIENCE]) < GAIN:
             break
         ascent = gaussian(ascent, UPDATE_SIGMA * sigma)
         step = STEP * scene.voxel / ascent.norm(dim=1).amax().clamp(min=1e-12)
-        velocity = velocity + inner * (gaussian(velocity + step * ascent, FIELD_SIGMA * sigma) - velocity)
+        change = MOMENTUM * change + step * ascent
+        smooth = smoothed(velocity + change, SOLENOIDAL_SIGMA * sigma, IRROTATIONAL_SIGMA * sigma)
+        velocity = velocity + inner * (smooth - velocity)
         progress(k)
-    return dataclasses.replace(mid, velocity=regrid(best, mid.shape)) if improved else mid
+    if values[-1] == max(values) > values[0]:  # still rising: the last step is worth its place without another look
+        best = velocity
+    return dataclasses.replace(mid, velocity=regrid(best, mid.shape)) if max(values) > values[0] else mid
+
+
+def smoothed(field: Tensor, solenoidal: float, irrotational: float) -> Tensor:
+    """A vector field after Gaussian smoothing of both parts of its Helmholtz decomposition.
+
+    Args:
+        field: (1, 3, X, Y, Z), small at the border: opposite borders are taken for neighbours.
+        solenoidal: sigma for the part without divergence, voxels.
+        irrotational: sigma for the part without curl, voxels.
+    """
+    shape = field.shape[2:]
+    frequencies = [torch.fft.fftfreq(n, device=field.device) for n in shape[:2]]
+    frequencies.append(torch.fft.rfftfreq(shape[2], device=field.device))
+    wave = 2 * torch.pi * torch.stack(torch.meshgrid(*frequencies, indexing="ij"))
+    square = wave.square().sum(0)
+    spectrum = torch.fft.rfftn(field[0], dim=(1, 2, 3))
+    along = wave * ((wave * spectrum).sum(0) / square.clamp(min=1e-12))  # without curl: parallel to the wave vector
+    across = spectrum - along
+    result = torch.exp(-solenoidal**2 / 2 * square) * across + torch.exp(-irrotational**2 / 2 * square) * along
+    return torch.fft.irfftn(result, s=shape, dim=(1, 2, 3))[None]
 
 
 def smoothed_around(mid: MidSpace, places: Tensor, sigma: float) -> MidSpace:
@@ -238,7 +268,7 @@ def smoothed_around(mid: MidSpace, places: Tensor, sigma: float) -> MidSpace:
     marked = torch.zeros(1, 1, *mid.shape, device=mid.velocity.device)
     i, j, k = (places[:, axis].round().long().clamp(0, n - 1) for axis, n in enumerate(mid.shape))
     marked[0, 0, i, j, k] = 1.0
-    around = gaussian(F.max_pool3d(marked, 3, 1, 1), 1.0)
+    around = gaussian(F.max_pool3d(marked, 5, 1, 2), 1.0)
     return dataclasses.replace(mid, velocity=torch.lerp(mid.velocity, gaussian(mid.velocity, sigma), around))
 
 

@@ -262,7 +262,7 @@ class Registration:
             if not self.refined_by or not len(places):
                 break
             assert self.mid is not None
-            self.mid = refinement.smoothed_around(self.mid, places, 0.7 + 0.1 * attempt)
+            self.mid = refinement.smoothed_around(self.mid, places, 1.0 + 0.2 * attempt)
 
     def _composite(self, grid: Space, source: Space, affine: np.ndarray, forward: bool
                    ) -> tuple[sitk.Transform, Tensor]:

@@ -152,7 +152,7 @@ def flow(velocity: Tensor, points: Tensor, steps: int) -> Tensor:
     Args:
         velocity: (1, 3, X, Y, Z) in voxels.
         points: (1, 3, *shape) voxel coordinates.
-        steps: of the path; four are enough for the few voxels that anatomy moves.
+        steps: of the path; three are enough for the few voxels that anatomy moves.
     """
     reached = points
     for _ in range(steps):

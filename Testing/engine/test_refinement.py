@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from synthmorph_torch import refinement, spatial
 from synthmorph_torch.networks import MidSpace
-from synthmorph_torch.refinement import refine, regrid, smoothed_around
+from synthmorph_torch.refinement import refine, regrid, smoothed, smoothed_around
 from synthmorph_torch.similarity import box, choose, gaussian, local_correlation, mind_ssc
 
 
@@ -149,3 +150,18 @@ def test_regridding_keeps_displacements():
     field = torch.full((1, 3, 12, 12, 12), 2.0)  # voxels of 3 mm
     assert torch.allclose(regrid(field, (6, 6, 6)), torch.tensor(1.0))  # voxels of 6 mm
     assert torch.allclose(regrid(regrid(field, (6, 6, 6)), (12, 12, 12)), field)
+
+
+def test_smoothing_tells_turning_from_swelling():
+    wave = torch.sin(spatial.identity_grid((32, 32, 32)) * 2 * torch.pi * 4 / 32)
+    swelling = torch.stack([wave[0], wave[1], wave[2]])[None]  # the gradient of a sum of cosines
+    turning = torch.stack([wave[1], wave[2], wave[0]])[None]  # each component is constant along its own axis
+    rate = (2 * torch.pi * 4 / 32) ** 2 / 2
+    found = smoothed(swelling + turning, 0.5, 1.5)
+    expected = np.exp(-(1.5**2) * rate) * swelling + np.exp(-(0.5**2) * rate) * turning
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_small_lambdas_smooth_less():
+    factors = [refinement.stiffness(lam) for lam in (0.05, 0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert factors == sorted(factors) and refinement.stiffness(0.5) == 1.0
