@@ -82,7 +82,9 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         measure = similarity.choose(*Scene(moving, fixed, mid, spacing, LEVELS[0].images, 0).warped(mid.velocity))
     mid, spacing, brain = working_grid(mid, spacing)
     done = 0
-    smoothing = stiffness(regularization) * (ONE_HEAD_STIFFNESS if one_head else 1.0)
+    update = UPDATE_SIGMA * (ONE_HEAD_STIFFNESS if one_head else 1.0)
+    # lambda leaves the updates alone: rough ones are dominated by their largest, and get nowhere
+    field = update / UPDATE_SIGMA * stiffness(regularization)
     for level in ONE_HEAD_LEVELS if one_head else LEVELS:
         count = round(level.share * iterations)
         voxel = level.images if measure == "correlation" else level.coarse
@@ -95,14 +97,14 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
             if progress:
                 progress((done + k) / iterations)
 
-        mid = _ascend(scene, mid, count, smoothing, tell) if count else mid
+        mid = _ascend(scene, mid, count, update, field, tell) if count else mid
         done += count
     return mid, measure
 
 
 def stiffness(regularization: float) -> float:
-    """Factor of all sigmas for a lambda in (0, 1): one at 0.5, and never so small that the field folds everywhere."""
-    return 0.85 + 0.15 * (2 * regularization) ** 3
+    """Factor of the field's sigmas for a lambda in (0, 1): one at 0.5, and never so small that it folds everywhere."""
+    return 0.7 + 0.3 * (2 * regularization) ** 2.5
 
 
 def working_grid(mid: MidSpace, spacing: float) -> tuple[MidSpace, float, Tensor | None]:
@@ -205,11 +207,14 @@ class Scene:
         return value, F.interpolate(direction, size=velocity.shape[2:], mode="area")
 
 
-def _ascend(scene: Scene, mid: MidSpace, iterations: int, smoothing: float,
+def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: float,
             progress: Callable[[int], None]) -> MidSpace:
-    """Ascend the similarity on one level; return the best field seen, on the grid of the mid-space."""
+    """Ascend the similarity on one level; return the best field seen, on the grid of the mid-space.
+
+    ``update`` is the sigma of the updates in image voxels, ``field`` the factor of the sigmas of the field.
+    """
     assert mid.velocity is not None
-    sigma = scene.voxel * smoothing
+    sigma = scene.voxel * field
     velocity = best = regrid(mid.velocity, scene.field_shape)
     # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
     inner = border_window(scene.field_shape, velocity.device, round(scene.border))
@@ -222,7 +227,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, smoothing: float,
         values.append(value)
         if k >= PATIENCE and max(values) - max(values[:-PATIENCE]) < GAIN:
             break
-        ascent = gaussian(ascent, UPDATE_SIGMA * sigma)
+        ascent = gaussian(ascent, update * scene.voxel)
         step = STEP * scene.voxel / ascent.norm(dim=1).amax().clamp(min=1e-12)
         change = MOMENTUM * change + step * ascent
         smooth = smoothed(velocity + change, SOLENOIDAL_SIGMA * sigma, IRROTATIONAL_SIGMA * sigma)
