@@ -2,8 +2,8 @@
 
 import json
 
+import atlas_heads
 import numpy as np
-import people
 import pytest
 from workplace import needsTorch
 
@@ -26,8 +26,8 @@ def logic(host, module):
 def made(logic, tmp_path_factory):
     """One atlas carried onto the patient, quickly; with the patient, the truth and the library's folder."""
     from SynthMorphSlicerLib import job, transferring
-    folder = people.library(tmp_path_factory.mktemp("atlases"))
-    patient, truth = people.patient(tmp_path_factory.mktemp("patient"))
+    folder = atlas_heads.library(tmp_path_factory.mktemp("atlases"))
+    patient, truth = atlas_heads.patient(tmp_path_factory.mktemp("patient"))
     settings = job.Settings("affine", model="compact", device="cpu", refinement=0)
     transfer = transferring.AtlasTransfer(logic)
     found = transfer.carry(patient, [str(folder / "anna")], settings=settings)
@@ -52,14 +52,14 @@ def test_names_colours_terminology_and_labels_arrive(made):
     from SynthMorphSlicerLib import structures
     segmentation = made["segmentation"].GetSegmentation()
     assert [segmentation.GetNthSegment(n).GetName() for n in range(4)] == [
-        people.STRUCTURES[label] for label in sorted(people.STRUCTURES)]
+        atlas_heads.STRUCTURES[label] for label in sorted(atlas_heads.STRUCTURES)]
     segment = segmentation.GetSegment("Label_52")
     np.testing.assert_allclose(segment.GetColor(), (0, 200 / 255, 30 / 255), atol=1e-6)
     assert segment.GetLabelValue() == 52
     entry = structures.tagOf(segment, "TerminologyEntry")
     assert "SCT^123037004^Anatomical Structure~SCT^52^Left Lateral Ventricle" in entry
     carried = segmentArray(made["segmentation"], "Label_60", made["patient"])
-    assert people.dice(carried, made["truth"] == 60) > 0.6
+    assert atlas_heads.dice(carried, made["truth"] == 60) > 0.6
     agreement = slicer.util.arrayFromVolume(made["agreement"])
     assert agreement.min() == agreement.max() == 1  # of a single atlas with itself
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
@@ -133,7 +133,7 @@ def test_corrections_go_back_to_the_atlas_and_into_a_new_one(made, library, tmp_
     atlas = made["transfer"].showAtlas(str(made["folder"] / "anna"))
     assert atlas.GetName() == "anna"
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(made["folder"] / "anna/labels.nrrd")))
-    assert people.dice(segmentArray(back, "Label_60", atlas), truth == 60) > 0.6
+    assert atlas_heads.dice(segmentArray(back, "Label_60", atlas), truth == 60) > 0.6
     segment = back.GetSegmentation().GetSegment("Label_60")
     assert segment.GetName() == "Left Thalamus" and segment.HasTerminology()
     assert made["transfer"].carryBack(node, transform) is back  # updated, for nobody has changed it
@@ -218,7 +218,7 @@ def test_many_items_move_each_in_its_way(made, logic, host):
     assert ways == ["linear", "label", "label", "label", "points", "points"]
     grid = slicer.util.arrayFromVolume(patient).shape
     assert all(slicer.util.arrayFromVolume(copy).shape == grid for copy in copies[:3])
-    assert set(np.unique(slicer.util.arrayFromVolume(copies[1]))) <= {0, *people.STRUCTURES}
+    assert set(np.unique(slicer.util.arrayFromVolume(copies[1]))) <= {0, *atlas_heads.STRUCTURES}
     np.testing.assert_array_equal(*[slicer.util.arrayFromVolume(copy) for copy in copies[1:3]])
     expected = transform.GetTransformToParent().TransformPoint(10, -20, 5)
     np.testing.assert_allclose(copies[4].GetNthControlPointPosition(0), expected, atol=1e-3)
@@ -227,7 +227,7 @@ def test_many_items_move_each_in_its_way(made, logic, host):
     transform.SetNodeReferenceID(slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), atlas.GetID())
     there = mover.move(transform, [copies[1], copies[4]], inverse=True)  # and back again
     one, other = (slicer.util.arrayFromVolume(node) == 60 for node in (there[0], labels))
-    assert people.dice(one, other) > 0.9
+    assert atlas_heads.dice(one, other) > 0.9
     np.testing.assert_allclose(there[1].GetNthControlPointPosition(0), (10, -20, 5), atol=1e-2)
 
 

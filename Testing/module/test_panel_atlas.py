@@ -2,8 +2,8 @@
 
 import csv
 
+import atlas_heads
 import numpy as np
-import people
 import pytest
 from workplace import error, finished, needsTorch
 
@@ -20,8 +20,8 @@ def place(host, module, tmp_path_factory):
     widget = module.widgetRepresentation()
     widget.enter()
     panel = widget.self().panel
-    folder = people.library(tmp_path_factory.mktemp("atlases"))
-    patient, truth = people.patient(tmp_path_factory.mktemp("patient"))
+    folder = atlas_heads.library(tmp_path_factory.mktemp("atlases"))
+    patient, truth = atlas_heads.patient(tmp_path_factory.mktemp("patient"))
     ui = panel.ui
     ui.modelComboBox.currentIndex = ui.modelComboBox.findText("Compact (comes with this extension)")
     ui.deviceComboBox.currentIndex = ui.deviceComboBox.findData("cpu")
@@ -109,9 +109,9 @@ def test_two_atlases_become_a_segmentation_with_agreement_and_volumes(host, plac
     node = ui.atlasSegmentationSelector.currentNode()
     for label in (59, 60):
         carried = slicer.util.arrayFromSegmentBinaryLabelmap(node, f"Label_{label}", place.patient) > 0
-        assert people.dice(carried, place.truth == label) > 0.6
+        assert atlas_heads.dice(carried, place.truth == label) > 0.6
     rows = {row[0]: row for row in cells(ui.structuresTable)}
-    assert set(rows) == set(people.STRUCTURES.values()) and all(float(row[1]) > 0 for row in rows.values())
+    assert set(rows) == set(atlas_heads.STRUCTURES.values()) and all(float(row[1]) > 0 for row in rows.values())
     assert rows["Left Thalamus"][2] == rows["Right Thalamus"][2] != ""
     assert [ui.carryBackComboBox.itemText(n) for n in range(2)] == ["anna", "bert"]
     composite = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
@@ -229,7 +229,7 @@ def test_many_items_are_moved_by_a_click_and_corrections_go_on(host, place):
     assert moved.GetAttribute("SynthMorph.interpolation") == "linear"
     onward = slicer.mrmlScene.GetFirstNodeByName("Atlas labels of patient on anna on patient")
     carried = slicer.util.arrayFromSegmentBinaryLabelmap(onward, "Label_60", place.patient) > 0
-    assert people.dice(carried, place.truth == 60) > 0.9  # to the atlas and back
+    assert atlas_heads.dice(carried, place.truth == 60) > 0.9  # to the atlas and back
     assert onward.GetSegmentation().GetSegment("Label_60").HasTerminology()
     ui.movingDirectionComboBox.currentIndex = 1
     ui.movingReferenceSelector.setCurrentNode(moved)
