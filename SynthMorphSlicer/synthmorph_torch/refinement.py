@@ -53,7 +53,7 @@ ONE_HEAD_LEVELS = (Level(2.0, 3.0, 4.0, 2, 0.4),)
 ONE_HEAD_STIFFNESS = 3.0
 STEP, MOMENTUM = 1.0, 0.85  # largest change of the velocity, image voxels; how much of the last change is added to it
 # Smoothing at lambda 0.5, image voxels: of the updates, and of the two parts of the field, that which keeps volumes and
-# that which changes them. Labels overlap as well with half as much swelling and shrinking as one sigma for both leaves.
+# that which changes them. At the same overlap of labels, one sigma for both would leave more swelling and shrinking.
 UPDATE_SIGMA, SOLENOIDAL_SIGMA, IRROTATIONAL_SIGMA = 1.8, 0.85, 1.2
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
@@ -68,14 +68,14 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         mid: the mid-space with the velocity to start from.
         spacing: voxel size of the mid-space grid in millimetres.
         iterations: in total; a level ends earlier when the similarity no longer rises.
-        regularization: lambda in (0, 1); smooths the updates and the field.
+        regularization: lambda in (0, 1); smooths the field.
         progress: called with the fraction done.
         measure: "correlation", "self-similarity", or "auto": the former where one contrast resembles the other.
         sampler: for levels finer than the network images; without it they are interpolated.
         one_head: the images show one person's head, so the field should be smooth.
 
     Returns:
-        A mid-space around the brain whose velocity gives no lower similarity than before, and the measure used.
+        A mid-space around the brain, its velocity changed where that has raised the similarity, and the measure used.
     """
     if measure == "auto":
         assert mid.velocity is not None
