@@ -6,8 +6,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import atlases, environment, job, maps, segments, stages, tables, transferring, views, volumes
-from .job import InputError
+from . import atlases, environment, maps, segments, stages, tables, transferring, views, volumes
+from .job import InputError, settingsOf
 
 BUTTONS = ("addAtlas", "removeAtlas", "readAtlases", "makeAtlas", "carryAtlases", "openEditor", "agreement",
            "copyStructures", "saveStructures", "carryBack")
@@ -192,7 +192,7 @@ class AtlasSection:
         try:
             action()
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
             return
         self.onReadAtlases()
 
@@ -206,16 +206,12 @@ class AtlasSection:
             return
         parameters, output = self.panel.parameters, self.panel.parameters.atlasSegmentation
         folders = self.chosen()
-        settings = job.Settings(
-            parameters.transformType.value, parameters.regularization, parameters.model.value, parameters.device,
-            parameters.extent, parameters.steps, None if parameters.refinement < 0 else parameters.refinement,
-            threads=parameters.threads)
         replaceEdited = self.panel.mayReplace(output)
         self.panel.watch(_("Carrying labels over"))
         self._states = dict.fromkeys(folders, _("waiting"))
         try:
-            self.transfer.carry(parameters.patientVolume, folders, parameters.fusion.value, output, settings,
-                                replaceEdited, blocking=False, onProgress=self._onProgress,
+            self.transfer.carry(parameters.patientVolume, folders, parameters.fusion.value, output,
+                                settingsOf(parameters), replaceEdited, blocking=False, onProgress=self._onProgress,
                                 onFinished=self._onCarried, onError=self._onFailed)
         except InputError as error:
             self._onFailed({"message": str(error), "details": ""})
@@ -329,10 +325,10 @@ class AtlasSection:
         try:
             self.transfer.carryBack(
                 node, transform, list(filter(self.panel.mayReplace, edited)), blocking=False,
-                onProgress=lambda m: self.panel.showProgress(m["stage"], m["fraction"], m["message"]),
+                onProgress=self.panel.showMessage,
                 onFinished=self._onCarriedBack, onError=self.panel.showError)
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
         self.panel.updateButtons()
 
     def _onCarriedBack(self, segmentation):

@@ -236,7 +236,7 @@ class CompareSection:
                                blocking=False, onProgress=self.panel.showProgress, onFinished=finished,
                                onError=self.panel.showError)
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
 
     # Sweep
 
@@ -254,7 +254,7 @@ class CompareSection:
                                  _("{number} lambdas tried: click one in the table to use it.").format(
                                      number=len(points))), onError=self.panel.showError)
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
 
     def _showSweep(self, points):
         parameters = self.panel.parameters

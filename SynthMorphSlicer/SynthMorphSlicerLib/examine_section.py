@@ -92,7 +92,7 @@ class ExamineSection:
                                parameters.reviewDisagreement, blocking=False, onProgress=self.panel.showProgress,
                                onFinished=self._onFinished, onError=self.panel.showError)
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
 
     def _onFinished(self, found):
         self._show()
@@ -164,7 +164,7 @@ class ExamineSection:
         try:
             signing.sign(what.transform, what.fixed, decision, parameters.initials, parameters.signComment)
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
             return
         parameters.signComment = ""
         self.panel.showStatus(signing.describe(what.transform, what.fixed))
@@ -180,7 +180,7 @@ class ExamineSection:
         try:
             folder = scene.temporaryFolder()
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
             return
         title = _("{moving} on {fixed}").format(moving=what.moving.GetName(), fixed=what.fixed.GetName())
 

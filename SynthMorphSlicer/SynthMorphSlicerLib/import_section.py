@@ -31,7 +31,7 @@ class ImportSection:
             self.logic.loadTransform(self.ui.transformPathLineEdit.currentPath, blocking=False,
                                      onFinished=self._loaded, onError=self.panel.showError)
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
             return
         self.panel.watch(_("Loading the transform"))
 

@@ -26,6 +26,15 @@ class Settings:
     threads: int = 0
 
 
+def settingsOf(parameters):
+    """How to register, as a parameter node says."""
+    return Settings(
+        transform=parameters.transformType.value, regularization=parameters.regularization,
+        model=parameters.model.value, device=parameters.device, extent=parameters.extent, steps=parameters.steps,
+        refinement=None if parameters.refinement < 0 else parameters.refinement,
+        precision=parameters.precision.value, threads=parameters.threads)
+
+
 @dataclass
 class Job:
     """One registration: what goes in, what is wanted, and what came out.  Nodes are kept by ID, never by pointer."""

@@ -147,7 +147,7 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
                                onProgress=self.panel.showProgress, onFinished=self._onFinished,
                                onError=self.panel.showError)
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
 
     def _onFinished(self, answer):
         if self.panel.parameters is not None:

@@ -73,9 +73,7 @@ class Mover:
             values = {"transformName": transformNode.GetName(), "date": time.strftime("%Y-%m-%dT%H:%M:%S")}
             scene.subjectHierarchyFolder(_("SynthMorph: moved by {transform}").format(
                 transform=transformNode.GetName()), copies, {**values, "direction": INVERSE if inverse else FORWARD})
-            for copy in copies:
-                for key, value in values.items():
-                    copy.SetAttribute(scene.ATTRIBUTE + key, value)
+            scene.setAttributes(copies, values)
             return copies
 
         if not any(hasVoxels(item) for item in items):  # nothing for the worker

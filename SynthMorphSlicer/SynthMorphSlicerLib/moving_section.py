@@ -44,9 +44,9 @@ class MovingSection:
         try:
             self.mover.move(parameters.movingTransform, self.items(), inverse, parameters.movingReference,
                             replace, blocking=False, onFinished=self._onMoved, onError=self.panel.showError,
-                            onProgress=lambda m: self.panel.showProgress(m["stage"], m["fraction"], m["message"]))
+                            onProgress=self.panel.showMessage)
         except InputError as error:
-            self.panel.showError({"message": str(error), "details": ""})
+            self.panel.refuse(error)
         self.panel.updateButtons()
 
     def _onMoved(self, copies):

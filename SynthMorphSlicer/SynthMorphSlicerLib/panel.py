@@ -14,7 +14,7 @@ from .compare_section import CompareSection
 from .device_section import DeviceSection
 from .examine_section import ExamineSection
 from .import_section import ImportSection
-from .job import OUTPUTS, InputError
+from .job import OUTPUTS, InputError, settingsOf
 from .landmark_section import LandmarkSection
 from .moving_section import MovingSection
 from .parameters import SynthMorphParameterNode
@@ -252,17 +252,13 @@ class Panel(slicer.util.VTKObservationMixin):
         self.watch(_("Starting"))
         try:
             self.logic.register(
-                parameters.fixedVolume, parameters.movingVolume, transform=parameters.transformType.value,
-                regularization=parameters.regularization, carriedLabels=self.ticked("carriedLabels"),
+                parameters.fixedVolume, parameters.movingVolume, carriedLabels=self.ticked("carriedLabels"),
                 carriedPoints=self.ticked("carriedPoints"), initialTransform=parameters.initialTransform,
-                attachMoving=parameters.attachMoving, model=parameters.model.value, device=parameters.device,
-                extent=parameters.extent, steps=parameters.steps,
-                refinement=None if parameters.refinement < 0 else parameters.refinement,
-                precision=parameters.precision.value, threads=parameters.threads,
-                replaceEdited=replaceEdited, blocking=False, onProgress=self.showProgress, onFinished=finished,
-                onError=self.showError, **outputs)
+                attachMoving=parameters.attachMoving, replaceEdited=replaceEdited, blocking=False,
+                onProgress=self.showProgress, onFinished=finished, onError=self.showError,
+                **vars(settingsOf(parameters)), **outputs)
         except InputError as error:
-            self.showError({"message": str(error), "details": ""})
+            self.refuse(error)
         except (OSError, RuntimeError) as error:
             self.showError({"message": scene.noRoom(), "details": str(error)})
         self.updateButtons()
@@ -363,6 +359,10 @@ class Panel(slicer.util.VTKObservationMixin):
         self._stage = " ".join(filter(None, (label, message)))
         self.ui.progressBar.value = int(100 * fraction)
 
+    def showMessage(self, message):
+        """One step of the worker, as its client hands it on."""
+        self.showProgress(message["stage"], message["fraction"], message["message"])
+
     def showStatus(self, message):
         """Nothing is under way; one sentence on how things are."""
         self.ui.progressBar.visible = False
@@ -377,6 +377,10 @@ class Panel(slicer.util.VTKObservationMixin):
         self.warn(error["message"])
         self.ui.detailsTextEdit.setPlainText(error["details"])
         self.ui.detailsButton.visible = bool(error["details"])
+
+    def refuse(self, error):
+        """What an :class:`InputError` says."""
+        self.showError({"message": str(error), "details": ""})
 
     def warn(self, sentence):
         """One sentence about what has been done."""

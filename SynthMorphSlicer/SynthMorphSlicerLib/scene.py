@@ -310,6 +310,12 @@ def setProvenance(nodes, fixedNode, movingNode, values):
     for node in nodes:
         for role, volume in roles:
             node.SetNodeReferenceID(role, volume.GetID())
+    setAttributes(nodes, values)
+
+
+def setAttributes(nodes, values):
+    """Write values on each node, under names of ours."""
+    for node in nodes:
         for key, value in values.items():
             node.SetAttribute(ATTRIBUTE + key, str(value))
 

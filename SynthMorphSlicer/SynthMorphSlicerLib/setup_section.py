@@ -150,7 +150,7 @@ class SetupSection:
 
     def _fetch(self, roles):
         self.logic.ask("fetch", onResult=self._fetched, onError=self.panel.showError,
-                       onProgress=lambda m: self.panel.showProgress(m["stage"], m["fraction"], m["message"]),
+                       onProgress=self.panel.showMessage,
                        roles=list(roles))
         self.panel.watch(_("Downloading"), whenCancelled=_("Cancelled; the next download continues where this one "
                                                            "stopped."))

@@ -202,8 +202,7 @@ def _intoScene(answer, patientNode, output, settings, seconds):
     everything = [node, agreement, *transforms]
     for one in everything:
         one.SetNodeReferenceID(slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), patientNode.GetID())
-        for key, value in values.items():
-            one.SetAttribute(scene.ATTRIBUTE + key, str(value))
+    scene.setAttributes(everything, values)
     scene.subjectHierarchyFolder(_("SynthMorph: atlas labels of {name}").format(name=name), everything, values)
     return {"segmentation": node, "agreement": agreement, "transforms": transforms, "done": answer["done"],
             "faults": answer["faults"], "cancelled": answer["cancelled"], "seconds": seconds}

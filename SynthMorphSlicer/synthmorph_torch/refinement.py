@@ -82,9 +82,9 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         measure = similarity.choose(*Scene(moving, fixed, mid, spacing, LEVELS[0].images, 0).warped(mid.velocity))
     mid, spacing, brain = working_grid(mid, spacing)
     done = 0
-    update = UPDATE_SIGMA * (ONE_HEAD_STIFFNESS if one_head else 1.0)
+    factor = ONE_HEAD_STIFFNESS if one_head else 1.0
     # lambda leaves the updates alone: rough ones are dominated by their largest, and get nowhere
-    field = update / UPDATE_SIGMA * stiffness(regularization)
+    update, field = UPDATE_SIGMA * factor, stiffness(regularization) * factor
     for level in ONE_HEAD_LEVELS if one_head else LEVELS:
         count = round(level.share * iterations)
         voxel = level.images if measure == "correlation" else level.coarse
@@ -222,7 +222,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: 
     change = torch.zeros_like(velocity)
     for k in range(iterations):
         value, ascent = scene.ascent(velocity)
-        if k == 0 or value > max(values):
+        if values and value > max(values):
             best = velocity
         values.append(value)
         if k >= PATIENCE and max(values) - max(values[:-PATIENCE]) < GAIN:

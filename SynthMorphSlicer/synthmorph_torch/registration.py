@@ -24,7 +24,7 @@ from .stages import Progress, Stages
 
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
 EXTENTS = (192, 256)
-UNFOLDING = 12  # attempts to smooth a refined field where it folds
+UNFOLDING = 12  # attempts to express a refined field, smoothed each time where it folded
 
 
 @dataclass(frozen=True)
@@ -253,16 +253,17 @@ class Registration:
 
     def _express(self, affine: np.ndarray) -> None:
         """Set both transforms; smooth a refined velocity where they would fold."""
-        inputs = self.inputs
+        inputs, places = self.inputs, torch.empty(0, 3)
         for attempt in range(UNFOLDING):
+            if len(places):
+                assert self.mid is not None
+                self.mid = refinement.smoothed_around(self.mid, places, 0.8 + 0.2 * attempt)
             self.fixed_to_moving, places = self._composite(inputs.residual_net, inputs.fixed_net, affine, True)
             self.moving_to_fixed, others = self._composite(inputs.opposite_net, inputs.moving_net,
                                                            np.linalg.inv(affine), False)
             places = torch.cat([places, others])
             if not self.refined_by or not len(places):
                 break
-            assert self.mid is not None
-            self.mid = refinement.smoothed_around(self.mid, places, 1.0 + 0.2 * attempt)
 
     def _composite(self, grid: Space, source: Space, affine: np.ndarray, forward: bool
                    ) -> tuple[sitk.Transform, Tensor]:

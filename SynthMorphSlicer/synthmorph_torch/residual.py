@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import spatial
@@ -53,26 +52,9 @@ def find(mid: MidSpace, source: Space, lattice: Space, forward: bool, steps: int
     to_world = torch.as_tensor(source.matrix, device=device) @ to_source
     field = spatial.linearly(to_world, bent) * _taper(box.shape, device, 1 if fades else TAPER)
     to_index = torch.as_tensor(np.linalg.inv(box.matrix), device=device)
-    low = smallest_determinant(spatial.linearly(to_index, field))[0] < FOLDING
+    low = spatial.smallest_determinant(spatial.linearly(to_index, field))[0] < FOLDING
     folds = torch.cat([(points + part * bent)[0, :, low].T for part in (0.0, 0.5, 1.0)])
     return Residual(field[0].cpu().numpy(), box, folds)
-
-
-def smallest_determinant(displacement: Tensor) -> Tensor:
-    """Smaller Jacobian determinant of those by forward and by backward differences, (N, X, Y, Z).
-
-    Central differences do not see a fold between neighbours that a finer grid would show.
-
-    Args:
-        displacement: (N, 3, X, Y, Z) in voxels.
-    """
-    eye = torch.eye(3, device=displacement.device)
-    determinants = []
-    for shift in (0, -1):
-        a, b, c = (F.pad(displacement.diff(dim=axis + 2), [0] * (4 - 2 * axis) + [-shift, 1 + shift])
-                   + eye[axis].view(1, 3, 1, 1, 1) for axis in range(3))
-        determinants.append((a * torch.linalg.cross(b, c, dim=1)).sum(1))
-    return torch.minimum(*determinants)
 
 
 def _covered(lattice: Space, source: Space, mid: MidSpace, forward: bool, fades: bool) -> Space:

@@ -248,7 +248,7 @@ class Worker:
         return list_atlases(request, self._progress(request))
 
     def atlas(self, request: Message) -> Message:
-        """One atlas as files."""
+        """The image of one atlas as a file."""
         _torch()
         return read_one(request, self._progress(request))
 

@@ -79,7 +79,8 @@ def transfer(request: Message, model: Model, tell: Callable[..., None]) -> Messa
             "agreement": write_file(fused.agreement, folder / "agreement.mha"),
             "method": fused.method, "done": names, "cancelled": result.cancelled,
             "volumes": [asdict(row) for row in result.volumes], "csv": as_csv(result.volumes),
-            "structures": _told(result.structures),
+            "structures": [{"label": label, "name": one.name, "colour": list(one.colour),
+                            "terminology": dict(one.terminology)} for label, one in result.structures.items()],
             "transforms": [{"name": one.atlas.name, "folder": _folder_of(one.atlas),
                             "patient_to_atlas": describe_transform(one.forward, folder / f"forward{number}.npy")}
                            for number, one in enumerate(result.propagated)],
@@ -88,15 +89,13 @@ def transfer(request: Message, model: Model, tell: Callable[..., None]) -> Messa
 
 
 def read_one(request: Message, report: Callable[..., None]) -> Message:
-    """The images of one atlas as files, and its structures."""
+    """The image of one atlas as a file."""
     from .errors import SynthMorphError
     report("reading the atlases", 0.0)
     found, faults = read_library([request["atlas"]])
     if not found:
         raise SynthMorphError(faults[0].sentence)
-    atlas, folder = found[0], Path(request["folder"])
-    return {"name": atlas.name, "image": write_file(atlas.image, folder / "image.mha"),
-            "labels": write_file(atlas.labels, folder / "labels.mha"), "structures": _told(atlas.structures)}
+    return {"name": found[0].name, "image": write_file(found[0].image, Path(request["folder"]) / "image.mha")}
 
 
 def move(request: Message, report: Callable[..., None]) -> Message:
@@ -122,12 +121,6 @@ def move(request: Message, report: Callable[..., None]) -> Message:
             moved, way = apply(transform, image, reference, fill=low), "linear"
         answer.append({"path": write_file(moved, folder / f"moved{number}.mha"), "interpolation": way})
     return {"moved": answer}
-
-
-def _told(structures: Any) -> list[Message]:
-    """Structures by label as plain data."""
-    return [{"label": label, "name": one.name, "colour": list(one.colour), "terminology": dict(one.terminology)}
-            for label, one in structures.items()]
 
 
 def _folder_of(atlas: Atlas) -> str:

@@ -165,7 +165,7 @@ def stored_determinant(result):
     field = sitk.DisplacementFieldTransform(field).GetDisplacementField()
     to_index = torch.as_tensor(np.linalg.inv(Space.of(field).matrix))
     millimetres = torch.as_tensor(sitk.GetArrayFromImage(field).T.astype(np.float32))
-    return float(residual.smallest_determinant(spatial.linearly(to_index, millimetres[None])).min())
+    return float(spatial.smallest_determinant(spatial.linearly(to_index, millimetres[None])).min())
 
 
 def test_a_detailed_warp_is_smoothed_where_it_would_fold(compact, brains, monkeypatch):
