@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import similarity, spatial
+from .halfway import Sample
 from .networks import MidSpace
-from .refinement import Sampler, brain_box, brain_mask, cropped
+from .refinement import brain_box, brain_mask, cropped
 from .similarity import MutualInformation
 
 # Voxel size of the images in millimetres, iterations, and what the result may still lack in local correlation: the
@@ -26,27 +27,30 @@ DECISION = 2.0  # voxel size at which the rigid and the affine transform are com
 MARGIN = 0.03
 ARM = 60.0  # millimetres from the centre of rotation at which a rotation moves as much as its parameter says
 MARGIN_VOXELS = 4  # around the brain
+# Of the search: step for a slope of one, about a millimetre where images lie a few millimetres apart; limits of a step
+# in millimetres, and how often one that goes too far is halved.
+FIRST_STEP, LONGEST_STEP, SHORTEST_STEP, HALVINGS = 100.0, 4.0, 0.01, 6
 
 
-def rigid_motion(mid: MidSpace, spacing: float, sampler: Sampler, margin: float = MARGIN) -> MidSpace | None:
+def rigid_motion(mid: MidSpace, spacing: float, sample: Sample, margin: float = MARGIN) -> MidSpace | None:
     """The rigid motion that the images show, where it explains them better than the affine transform at hand.
 
     Args:
         mid: mid-space of an affine transform, with feature maps.
         spacing: voxel size of its grid in millimetres.
-        sampler: samples the images.
+        sample: samples the images.
         margin: of local correlation by which the rigid motion must be better; the default tells one head from two.
 
     Returns:
         A mid-space of the same shape whose affine part is rigid, or None. Swapping the images swaps its two matrices.
     """
     affine = around_brain(mid)
-    rigid, needed = affine.rigid(), alike(affine, spacing, sampler) + margin
+    rigid, needed = affine.rigid(), alike(affine, spacing, sample) + margin
     motion = torch.zeros(6, dtype=torch.float64, device=mid.to_fixed.device)
     for voxel, iterations, lack in LEVELS:
-        motion = Overlap(rigid, spacing, voxel, sampler).best(motion, iterations)
+        motion = Overlap(rigid, spacing, voxel, sample).best(motion, iterations)
         found = moved(rigid, motion, spacing)
-        if alike(found, spacing, sampler) < needed - lack:
+        if alike(found, spacing, sample) < needed - lack:
             return None
     # the box around the brain and the whole grid have different centres: carry the motion over as matrices
     back = torch.linalg.inv(affine.to_moving) @ mid.to_moving
@@ -100,9 +104,9 @@ def millimetres(shape: tuple[int, ...], voxel: float, device: torch.device) -> T
 class Overlap:
     """Both images in the brain's box of a mid-space, and how their mutual information changes with a rigid motion."""
 
-    def __init__(self, mid: MidSpace, spacing: float, voxel: float, sampler: Sampler) -> None:
-        images, brain, self.shape = sampled(mid, spacing, voxel, sampler)
-        self.measure = MutualInformation(images[0], images[1], inside=brain)
+    def __init__(self, mid: MidSpace, spacing: float, voxel: float, sample: Sample) -> None:
+        images, brain, self.shape = sampled(mid, spacing, voxel, sample)
+        self.measure = MutualInformation(images[0], images[1], brain)
         self.to_index = torch.linalg.inv(millimetres(self.shape, voxel, brain.device))
         grid = spatial.identity_grid(self.shape, brain.device)
         self.points = spatial.transform_points(torch.linalg.inv(self.to_index), grid[None])[0].reshape(3, -1)
@@ -118,22 +122,31 @@ class Overlap:
         return value, (generators(motion.device)[:, :3] * moment).sum((1, 2))
 
     def best(self, motion: Tensor, iterations: int) -> Tensor:
-        """The motion with the largest mutual information near the given one (quasi-Newton ascent)."""
-        with torch.inference_mode(False):
-            motion = motion.clone().requires_grad_()
-            search = torch.optim.LBFGS([motion], max_iter=iterations, line_search_fn="strong_wolfe")
+        """The motion with the largest mutual information near the given one (BFGS with halved steps)."""
+        value, slope = self.ascent(motion)
+        eye = torch.eye(6, dtype=motion.dtype, device=motion.device)
+        curvature = FIRST_STEP * eye  # inverse Hessian of the falling function
+        for _ in range(iterations):
+            step = curvature @ slope
+            step = step * (LONGEST_STEP / step.norm()).clamp(max=1.0)
+            for _ in range(HALVINGS):
+                higher, next_slope = self.ascent(motion + step)
+                if higher > value + 1e-4 * float(step @ slope):
+                    break
+                step = step / 2
+            else:
+                return motion
+            bend = slope - next_slope
+            if (scale := float(step @ bend)) > 0:
+                side = eye - torch.outer(step, bend) / scale
+                curvature = side @ curvature @ side.T + torch.outer(step, step) / scale
+            motion, value, slope = motion + step, higher, next_slope
+            if float(step.norm()) < SHORTEST_STEP:
+                break
+        return motion
 
-            def loss() -> float:
-                with torch.no_grad():
-                    value, slope = self.ascent(motion.detach())
-                motion.grad = -100 * slope.clone()  # a step of the search is then about a millimetre
-                return -100 * value
 
-            search.step(loss)
-        return motion.detach()
-
-
-def sampled(mid: MidSpace, spacing: float, voxel: float, sampler: Sampler
+def sampled(mid: MidSpace, spacing: float, voxel: float, sample: Sample
             ) -> tuple[list[Tensor], Tensor, tuple[int, int, int]]:
     """Both images on a mid-space grid of another voxel size, a mask of what counts there, and the grid's shape.
 
@@ -141,14 +154,14 @@ def sampled(mid: MidSpace, spacing: float, voxel: float, sampler: Sampler
     """
     x, y, z = (round(n * spacing / voxel) for n in mid.shape)
     scale = spatial.pooled(x / mid.shape[0], mid.to_fixed.device)
-    images = [sampler(k, matrix @ scale, (x, y, z)) for k, matrix in enumerate((mid.to_moving, mid.to_fixed))]
+    images = [sample(k, matrix @ scale, (x, y, z)) for k, matrix in enumerate((mid.to_moving, mid.to_fixed))]
     assert mid.features is not None
     brain = F.interpolate(brain_mask(mid.features, spacing), size=(x, y, z), mode="trilinear")
     shown = similarity.box((torch.minimum(*images) > 0).float(), 1)
     return images, brain * (shown > 0.99), (x, y, z)
 
 
-def alike(mid: MidSpace, spacing: float, sampler: Sampler) -> float:
+def alike(mid: MidSpace, spacing: float, sample: Sample) -> float:
     """Mean squared local correlation of both images in the brain, which does not ask for equal contrast."""
-    (moving, fixed), mask, _ = sampled(mid, spacing, DECISION, sampler)
-    return float(similarity.local_correlation(moving, fixed, mask)[0])
+    (moving, fixed), mask, _ = sampled(mid, spacing, DECISION, sample)
+    return float(similarity.local_correlation(moving, fixed, mask)[0].sum() / mask.sum().clamp(min=1))

@@ -16,19 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import similarity, spatial
+from .halfway import Sample, Scene
 from .networks import MidSpace
-from .similarity import Similarity, gaussian
+from .similarity import gaussian
 from .spatial import border_window
 
-HALF_STEPS = 3  # squarings of v / 2 while optimising: its amplitude is a few voxels at most
 BORDER = 12.0  # millimetres at the border of the grid over which velocity and updates fade out
 RIM = 3.0  # millimetres, about the width of what is looked at around the brain
 FINEST = 2.0  # voxel size of the refined velocity, millimetres
-
-Sampler = Callable[[int, Tensor, Sequence[int]], Tensor]
-"""Samples the moving (0) or fixed image (1) itself: matrix from the indices of a new grid to those of its network
-image, shape of the grid -> (1, 1, X, Y, Z)."""
-
 
 @dataclass(frozen=True)
 class Level:
@@ -46,7 +41,7 @@ class Level:
     share: float
 
 
-LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.46), Level(2.0, 3.0, 4.0, 2, 0.42), Level(1.25, None, 2.0, 2, 0.12))
+LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.45), Level(2.0, 3.0, 4.0, 2, 0.36), Level(1.0, None, 2.0, 2, 0.18))
 # Two scans of one head differ by a rigid motion and little else: a smooth field is all that is left to find. Coarse
 # images would only bend it where the contrasts differ.
 ONE_HEAD_LEVELS = (Level(2.0, 3.0, 4.0, 2, 0.4),)
@@ -59,7 +54,7 @@ PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN
 
 
 def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int, regularization: float,
-           progress: Callable[[float], None] | None = None, measure: str = "auto", sampler: Sampler | None = None,
+           progress: Callable[[float], None] | None = None, measure: str = "auto", sample: Sample | None = None,
            one_head: bool = False) -> tuple[MidSpace, str]:
     """Improve the velocity field of a mid-space by instance optimisation.
 
@@ -71,7 +66,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         regularization: lambda in (0, 1); smooths the field.
         progress: called with the fraction done.
         measure: "correlation", "self-similarity", or "auto": the former where one contrast resembles the other.
-        sampler: for levels finer than the network images; without it they are interpolated.
+        sample: for levels finer than the network images; without it they are interpolated.
         one_head: the images show one person's head, so the field should be smooth.
 
     Returns:
@@ -91,7 +86,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         if voxel is None or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
             continue
         scene = Scene(moving, fixed, mid, spacing, voxel, level.field, similarity.MEASURES[measure], level.radius,
-                      sampler, brain)
+                      sample, brain)
 
         def tell(k: int, done: int = done) -> None:
             if progress:
@@ -168,45 +163,6 @@ def denser(mid: MidSpace, factor: float) -> MidSpace:
     return MidSpace(mid.to_moving @ scale, mid.to_fixed @ scale, (x, y, z), regrid(mid.velocity, (x, y, z)))
 
 
-class Scene:
-    """Both images on the mid-space at the resolution of one level.
-
-    The velocity has a coarser grid than the images: it is smooth, and integrating it costs more than looking at them.
-    """
-
-    def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, image_voxel: float,
-                 field_voxel: float, measure: type[Similarity] | None = None, radius: int = similarity.RADIUS,
-                 sampler: Sampler | None = None, brain: Tensor | None = None) -> None:
-        self.shape = [round(n * spacing / image_voxel) for n in mid.shape]
-        self.field_shape = [round(n * spacing / max(field_voxel, spacing)) for n in mid.shape]
-        self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
-        self.border = BORDER / max(field_voxel, spacing)
-        scale = spatial.pooled(self.shape[0] / mid.shape[0], mid.to_fixed.device)
-        self.images: list[Tensor] = []
-        for k, (image, matrix) in enumerate(((moving, mid.to_moving), (fixed, mid.to_fixed))):
-            finer = float(torch.linalg.det((matrix @ scale)[:3, :3]).abs()) < 0.9
-            self.images.append(sampler(k, matrix @ scale, self.shape) if sampler and finer
-                               else spatial.resample(image, matrix @ scale, self.shape))
-        inside = None if brain is None else F.interpolate(brain, size=self.shape, mode="trilinear")
-        self.measure = measure(self.images[0], self.images[1], radius, inside) if measure else None
-
-    def _displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        halves = spatial.integrate(torch.cat([velocity, -velocity]) / 2, HALF_STEPS)
-        forward, backward = F.interpolate(halves, size=self.shape, mode="trilinear") / self.voxel
-        return forward[None], backward[None]
-
-    def warped(self, velocity: Tensor) -> list[Tensor]:
-        """Both images where they meet half-way, under a velocity on the field's grid."""
-        return [spatial.warp(image, d, fill=0.0)
-                for image, d in zip(self.images, self._displacements(velocity), strict=True)]
-
-    def ascent(self, velocity: Tensor) -> tuple[float, Tensor]:
-        """Similarity of the images warped half-way, and its ascent direction on the field's grid."""
-        assert self.measure is not None
-        value, direction = self.measure.ascent(*self._displacements(velocity))
-        return value, F.interpolate(direction, size=velocity.shape[2:], mode="area")
-
-
 def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: float,
             progress: Callable[[int], None]) -> MidSpace:
     """Ascend the similarity on one level; return the best field seen, on the grid of the mid-space.
@@ -217,7 +173,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: 
     sigma = scene.voxel * field
     velocity = best = regrid(mid.velocity, scene.field_shape)
     # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
-    inner = border_window(scene.field_shape, velocity.device, round(scene.border))
+    inner = border_window(scene.field_shape, velocity.device, round(BORDER / scene.field_voxel))
     values: list[float] = []
     change = torch.zeros_like(velocity)
     for k in range(iterations):
@@ -228,7 +184,8 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: 
         if k >= PATIENCE and max(values) - max(values[:-PATIENCE]) < GAIN:
             break
         ascent = gaussian(ascent, update * scene.voxel)
-        step = STEP * scene.voxel / ascent.norm(dim=1).amax().clamp(min=1e-12)
+        longest = ascent.square().sum(1).amax().sqrt()  # norm() takes forty times as long
+        step = STEP * scene.voxel / longest.clamp(min=1e-12)
         change = MOMENTUM * change + step * ascent
         smooth = smoothed(velocity + change, SOLENOIDAL_SIGMA * sigma, IRROTATIONAL_SIGMA * sigma)
         velocity = velocity + inner * (smooth - velocity)
@@ -258,7 +215,7 @@ def smoothed(field: Tensor, solenoidal: float, irrotational: float) -> Tensor:
     return torch.fft.irfftn(result, s=shape, dim=(1, 2, 3))[None]
 
 
-def smoothed_around(mid: MidSpace, places: Tensor, sigma: float) -> MidSpace:
+def smoothed_around(mid: MidSpace, places: Tensor, sigma: float) -> tuple[MidSpace, Tensor]:
     """The same mid-space with a smoother velocity near some places.
 
     In theory the flow of any continuous velocity is invertible; on the grid of a result a steep one can fold all the
@@ -268,13 +225,17 @@ def smoothed_around(mid: MidSpace, places: Tensor, sigma: float) -> MidSpace:
         mid: a mid-space with a velocity.
         places: (K, 3) voxel coordinates of the mid-space.
         sigma: of the Gaussian, voxels of the mid-space.
+
+    Returns:
+        The mid-space, and a mask (1, 1, X, Y, Z) of where its velocity has changed.
     """
     assert mid.velocity is not None
     marked = torch.zeros(1, 1, *mid.shape, device=mid.velocity.device)
     i, j, k = (places[:, axis].round().long().clamp(0, n - 1) for axis, n in enumerate(mid.shape))
     marked[0, 0, i, j, k] = 1.0
     around = gaussian(F.max_pool3d(marked, 5, 1, 2), 1.0)
-    return dataclasses.replace(mid, velocity=torch.lerp(mid.velocity, gaussian(mid.velocity, sigma), around))
+    smoother = torch.lerp(mid.velocity, gaussian(mid.velocity, sigma), around)
+    return dataclasses.replace(mid, velocity=smoother), around > 0
 
 
 def regrid(velocity: Tensor, shape: Sequence[int]) -> Tensor:

@@ -15,16 +15,18 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from . import images, labels, polish, quality, refinement, residual, spatial, transforms
+from . import images, labels, polish, quality, refinement, spatial, transforms
 from .errors import DeviceError, ImageError, UsageError
-from .geometry import Space, index_map, network_space
-from .models import Networks, normalise
+from .geometry import Space, network_space
+from .models import Networks
 from .networks import MidSpace
+from .residual import REFINED_VOXEL, Residual
+from .sampling import Sampler
 from .stages import Progress, Stages
 
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
 EXTENTS = (192, 256)
-UNFOLDING = 12  # attempts to express a refined field, smoothed each time where it folded
+UNFOLDING = 12  # times that a refined velocity may be smoothed where it folds
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Inputs:
 
     moving: Tensor  # (1, 1, N, N, N) in [0, 1]
     fixed: Tensor
+    samplers: tuple[Sampler, Sampler]
     moving_net: Space
     fixed_net: Space
     residual_net: Space  # unsheared network space around the fixed image, on which the residual field is stored
@@ -145,8 +148,9 @@ class Model:
             moving_net = fixed_net
         if initial is not None:
             fixed_net, moving_net = self._initialise(residual, initial, mid_space)
-        tensors = [network_image(image, net, self.device) for image, net in ((moving, moving_net), (fixed, fixed_net))]
-        return Inputs(tensors[0], tensors[1], moving_net, fixed_net, residual, opposite)
+        samplers = Sampler(moving), Sampler(fixed)
+        return Inputs(samplers[0].on(moving_net, self.device), samplers[1].on(fixed_net, self.device), samplers,
+                      moving_net, fixed_net, residual, opposite)
 
     @staticmethod
     def _initialise(space: Space, initial: np.ndarray, halfway: bool) -> tuple[Space, Space]:
@@ -180,7 +184,7 @@ class Model:
             stages.start("refinement", 0.5)
             result.mid, result.refined_by = refinement.refine(
                 inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
-                options.regularization, stages.inner, sampler=result.sample, one_head=result.one_head)
+                options.regularization, stages.inner, sample=result.sample, one_head=result.one_head)
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -231,10 +235,10 @@ class Registration:
         return inputs.moving_net.matrix @ self.net_affine.cpu().numpy() @ np.linalg.inv(inputs.fixed_net.matrix)
 
     def sample(self, which: int, matrix: Tensor, shape: Sequence[int]) -> Tensor:
-        """The moving (0) or fixed (1) image on a grid of its own; see :data:`refinement.Sampler`."""
-        image, net = ((self.moving, self.inputs.moving_net), (self.fixed, self.inputs.fixed_net))[which]
-        x, y, z = shape
-        return network_image(image, Space((x, y, z), net.matrix @ matrix.cpu().numpy()), self.inputs.fixed.device)
+        """The moving (0) or fixed (1) image on a grid of its own; see :data:`halfway.Sample`."""
+        inputs, (x, y, z) = self.inputs, shape
+        net = (inputs.moving_net, inputs.fixed_net)[which]
+        return inputs.samplers[which].on(Space((x, y, z), net.matrix @ matrix.cpu().numpy()), inputs.fixed.device)
 
     def finish(self, stages: Stages) -> Registration:
         """Express the networks' result as transforms between the native worlds."""
@@ -253,26 +257,27 @@ class Registration:
 
     def _express(self, affine: np.ndarray) -> None:
         """Set both transforms; smooth a refined velocity where they would fold."""
-        inputs, places = self.inputs, torch.empty(0, 3)
-        for attempt in range(UNFOLDING):
-            if len(places):
+        there, back = self._residual(True), self._residual(False)
+        if self.refined_by:
+            for attempt in range(UNFOLDING):
+                places = torch.cat([there.folds(), back.folds()])
+                if not len(places):
+                    break
                 assert self.mid is not None
-                self.mid = refinement.smoothed_around(self.mid, places, 0.8 + 0.2 * attempt)
-            self.fixed_to_moving, places = self._composite(inputs.residual_net, inputs.fixed_net, affine, True)
-            self.moving_to_fixed, others = self._composite(inputs.opposite_net, inputs.moving_net,
-                                                           np.linalg.inv(affine), False)
-            places = torch.cat([places, others])
-            if not self.refined_by or not len(places):
-                break
+                self.mid, changed = refinement.smoothed_around(self.mid, places, 1.0 + 0.2 * attempt)
+                there.update(self.mid, changed)
+                back.update(self.mid, changed)
+        self.fixed_to_moving, self.moving_to_fixed = (
+            transforms.residual_transform(one.field()[0].cpu().numpy(), one.grid, matrix)
+            for one, matrix in ((there, affine), (back, np.linalg.inv(affine))))
 
-    def _composite(self, grid: Space, source: Space, affine: np.ndarray, forward: bool
-                   ) -> tuple[sitk.Transform, Tensor]:
-        """One of the two transforms, and the places in the mid-space where it would fold, (K, 3) voxels."""
+    def _residual(self, forward: bool) -> Residual:
         assert self.mid is not None
-        networks, exactly = self.model.networks, self.refined_by is not None
-        lattice = grid.scaled(residual.REFINED_VOXEL / networks.spacing if exactly else networks.residual_factor)
-        found = residual.find(self.mid, source, lattice, forward, self.options.steps, exactly, networks.fades)
-        return transforms.residual_transform(found.field, found.grid, affine), found.folds
+        inputs, networks, exactly = self.inputs, self.model.networks, self.refined_by is not None
+        lattice, source = ((inputs.residual_net, inputs.fixed_net) if forward else
+                           (inputs.opposite_net, inputs.moving_net))
+        lattice = lattice.scaled(REFINED_VOXEL / networks.spacing if exactly else networks.residual_factor)
+        return Residual(self.mid, source, lattice, forward, self.options.steps, exactly, networks.fades)
 
     def with_regularization(self, regularization: float, progress: Progress | None = None) -> Registration:
         """The same registration with another lambda; reuses the affine part and the images in network space."""
@@ -311,25 +316,6 @@ class Registration:
         figures = quality.measures(self.fixed_to_moving, self.moving_to_fixed, self.moving, self.fixed,
                                    moving_labels=moving_labels, fixed_labels=fixed_labels)
         return {**self.provenance(), **figures}
-
-
-def network_image(image: sitk.Image, net: Space, device: torch.device) -> Tensor:
-    """Resample an image to network space and normalise it, (1, 1, N, N, N) (SPEC 6).
-
-    Finer images are smoothed first where the network grid is coarser than 1 mm, so that no detail is aliased.
-    """
-    spacing = float(np.mean(net.spacing))
-    if spacing > 1.5:
-        sigma = [0.4 * spacing if s < spacing / 1.5 else 0.0 for s in image.GetSpacing()]
-        if max(sigma) > 0:
-            image = sitk.DiscreteGaussian(sitk.Cast(image, sitk.sitkFloat32), [s**2 for s in sigma])
-    volume = torch.as_tensor(images.to_array(image), device=device)[None, None]
-    matrix = torch.as_tensor(index_map(net, Space.of(image)), device=device)
-    resampled = spatial.resample(volume, matrix, net.shape)
-    if float(resampled.max() - resampled.min()) <= 0:
-        raise ImageError("The image is empty where the network looks: check that its content lies near the middle of "
-                         "its field of view, or choose extent 256.")
-    return normalise(resampled)
 
 
 def mid_spacing(inputs: Inputs, mid: MidSpace) -> float:

@@ -5,10 +5,9 @@ on a coarse grid of its own, zero where the networks see nothing, so that there 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import spatial
@@ -18,43 +17,62 @@ from .networks import MidSpace
 REFINED_VOXEL = 1.5  # of a refined field, millimetres: with 2 mm, there and back is 0.13 mm off, with 1.5 mm 0.09
 FOLDING = 0.02  # a Jacobian determinant below this may fold once the field is resampled
 TAPER = 10  # voxels over which the field fades to zero beyond the networks' field of view
+PATH = (0.0, 0.5, 1.0)  # where on its way through the mid-space a point is looked at
+REACH = 2  # voxels of the mid-space between which the path is not looked at
 
 
-@dataclass(frozen=True)
 class Residual:
-    """A residual field."""
+    """A velocity as a residual field in the world of the image whose points it moves."""
 
-    field: np.ndarray  # (3, X, Y, Z), LPS millimetres
-    grid: Space
-    folds: Tensor  # (K, 3) voxels of the mid-space through which the points pass where it (almost) folds
+    def __init__(self, mid: MidSpace, source: Space, lattice: Space, forward: bool, steps: int, exactly: bool,
+                 fades: bool) -> None:
+        """
+        Args:
+            mid: the mid-space with its velocity.
+            source: network space of the image whose points are moved: the fixed one if ``forward``.
+            lattice: voxels on which to store the field; as many are used as are needed, also beyond its borders.
+            forward: from the fixed to the moving image, or the other way.
+            steps: of the integration.
+            exactly: see :meth:`MidSpace.bent`.
+            fades: whether the velocity is zero at the border of the mid-space.
+        """
+        device = mid.to_fixed.device
+        to_source = mid.to_fixed if forward else mid.to_moving
+        self.grid = _covered(lattice, source, mid, forward, fades)
+        self._how = steps, forward, exactly
+        to_mid = torch.linalg.inv(to_source) @ torch.as_tensor(index_map(self.grid, source), device=device)
+        self._points = spatial.affine_grid(to_mid, self.grid.shape)
+        self._bent = mid.bent(self._points, *self._how)
+        # in the mid-space, points move by ``bent``; the affine part that follows takes them on to the other image
+        self._to_world = torch.as_tensor(source.matrix, device=device) @ to_source
+        self._taper = _taper(self.grid.shape, device, 1 if fades else TAPER)
+
+    def update(self, mid: MidSpace, changed: Tensor) -> None:
+        """Take over a velocity that differs from the last one where a mask (1, 1, x, y, z) of the mid-space is true."""
+        near = F.max_pool3d(changed.float(), 2 * REACH + 1, 1, REACH)[0, 0] > 0
+        touched = torch.cat([_passes(near, points, bent) for points, bent in zip(
+            self._points.split(spatial.SLAB, 2), self._bent.split(spatial.SLAB, 2), strict=True)])
+        self._bent[..., touched] = mid.bent(self._points[..., touched][:, :, None, None], *self._how)[:, :, 0, 0]
+
+    def field(self) -> Tensor:
+        """(1, 3, X, Y, Z) in LPS millimetres on the grid."""
+        return spatial.linearly(self._to_world, self._bent) * self._taper
+
+    def folds(self) -> Tensor:
+        """(K, 3) voxels of the mid-space through which the points pass where the field (almost) folds."""
+        to_index = torch.as_tensor(np.linalg.inv(self.grid.matrix), device=self._bent.device)
+        low = spatial.smallest_determinant(spatial.linearly(to_index, self.field()))[0] < FOLDING
+        return torch.cat([(self._points + part * self._bent)[0, :, low].T for part in PATH])
 
 
-def find(mid: MidSpace, source: Space, lattice: Space, forward: bool, steps: int, exactly: bool, fades: bool
-         ) -> Residual:
-    """Express a velocity as a residual field.
-
-    Args:
-        mid: the mid-space with its velocity.
-        source: network space of the image whose points are moved: the fixed one if ``forward``.
-        lattice: voxels on which to store the field; as many are used as are needed, also beyond its borders.
-        forward: from the fixed to the moving image, or the other way.
-        steps: of the integration.
-        exactly: see :meth:`MidSpace.bent`.
-        fades: whether the velocity is zero at the border of the mid-space.
-    """
-    device = mid.to_fixed.device
-    box = _covered(lattice, source, mid, forward, fades)
-    to_source = mid.to_fixed if forward else mid.to_moving
-    to_grid = torch.linalg.inv(to_source) @ torch.as_tensor(index_map(box, source), device=device)
-    points = spatial.affine_grid(to_grid, box.shape)
-    bent = mid.bent(points, steps, forward, exactly)
-    # in the mid-space, points move by ``bent``; the affine part that follows takes them on to the other image
-    to_world = torch.as_tensor(source.matrix, device=device) @ to_source
-    field = spatial.linearly(to_world, bent) * _taper(box.shape, device, 1 if fades else TAPER)
-    to_index = torch.as_tensor(np.linalg.inv(box.matrix), device=device)
-    low = spatial.smallest_determinant(spatial.linearly(to_index, field))[0] < FOLDING
-    folds = torch.cat([(points + part * bent)[0, :, low].T for part in (0.0, 0.5, 1.0)])
-    return Residual(field[0].cpu().numpy(), box, folds)
+def _passes(marked: Tensor, points: Tensor, bent: Tensor) -> Tensor:
+    """True where points (1, 3, X, Y, Z), or what they are bent to, are in marked voxels (x, y, z)."""
+    result = torch.zeros(points.shape[2:], dtype=torch.bool, device=points.device)
+    _, ny, nz = marked.shape
+    for part in PATH:
+        i, j, k = (c.round_().clamp_(0, n - 1) for c, n in zip((points + part * bent)[0], marked.shape, strict=True))
+        result |= marked.flatten()[i.mul_(ny).add_(j).mul_(nz).add_(k).long()]  # floats count exactly to 2**24
+    return result
 
 
 def _covered(lattice: Space, source: Space, mid: MidSpace, forward: bool, fades: bool) -> Space:

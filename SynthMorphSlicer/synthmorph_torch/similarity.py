@@ -8,6 +8,7 @@ few channels.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -25,37 +26,42 @@ ALIKE = 0.17
 
 
 class Similarity(Protocol):
-    """A measure prepared for two images (1, 1, X, Y, Z) on one grid.
+    """A measure for warps, prepared for two images (1, 1, X, Y, Z) on one grid.
 
-    ``radius`` is that of the windows of a correlation, ``inside`` a mask (1, 1, X, Y, Z) of what is to be compared.
+    ``inside`` is a mask (1, 1, X, Y, Z) of what is to be compared, ``radius`` that of the windows of a correlation.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS, inside: Tensor | None = None) -> None: ...
+    halo: int  # voxels on either side that the value and the direction of one depend on
 
-    def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
-        """Value for displaced images, and the direction of growth.
+    def __init__(self, moving: Tensor, fixed: Tensor, inside: Tensor, radius: int = RADIUS) -> None: ...
+
+    def ascent(self, forward: Tensor, backward: Tensor, first: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Values for displaced images, and the direction in which they grow.
 
         Args:
-            forward, backward: (1, 3, X, Y, Z) displacements with which the moving and the fixed image are sampled.
+            forward, backward: (1, 3, x, y, z) displacements with which the moving and the fixed image are sampled in
+                a box of their grid.
+            first: index of its first voxel.
 
         Returns:
-            The value, higher for more alike images, and (1, 3, X, Y, Z): its derivative by ``forward`` minus that by
-            ``backward``, up to a constant factor.
+            Value of each voxel, higher where the images are more alike, and its weight, (1, 1, x, y, z); and
+            (1, 3, x, y, z): derivative of their sum by ``forward`` minus that by ``backward``, up to a constant factor.
         """
 
 
 class LocalCorrelation:
     """Mean squared correlation in small windows; the contrast may be inverted (Avants et al., MedIA 2008)."""
 
-    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS, inside: Tensor | None = None) -> None:
-        self.images, self.radius, self.inside = (moving, fixed), radius, inside
+    def __init__(self, moving: Tensor, fixed: Tensor, inside: Tensor, radius: int = RADIUS) -> None:
+        self.images, self.inside, self.radius = (moving, fixed), inside, radius
+        self.halo = 2 * radius  # windows of what is found in windows
 
-    def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
-        moving, fixed = (spatial.warp(image, d, fill=0.0)
+    def ascent(self, forward: Tensor, backward: Tensor, first: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        moving, fixed = (spatial.warp(image, d, first=first)
                          for image, d in zip(self.images, (forward, backward), strict=True))
-        mask = foreground(moving, fixed, self.inside)
-        value, by_moving, by_fixed = local_correlation(moving, fixed, mask, self.radius)
-        return float(value), by_moving * gradient(moving) - by_fixed * gradient(fixed)
+        mask = foreground(moving, fixed) * _part(self.inside, first, moving.shape)
+        values, by_moving, by_fixed = local_correlation(moving, fixed, mask, self.radius)
+        return values, mask, by_moving * gradient(moving) - by_fixed * gradient(fixed)
 
 
 class SelfSimilarity:
@@ -64,22 +70,29 @@ class SelfSimilarity:
     Descriptors are computed once and sampled like images, as in ConvexAdam.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS, inside: Tensor | None = None) -> None:
+    halo = 1  # slopes
+
+    def __init__(self, moving: Tensor, fixed: Tensor, inside: Tensor, radius: int = RADIUS) -> None:
         # the size of the descriptors is their own: ``radius`` is that of windows of correlation
         self.inside = inside
         self.features = tuple(torch.cat([mind_ssc(image), image], 1) for image in (moving, fixed))
 
-    def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
-        sampled = [spatial.warp(f, d) for f, d in zip(self.features, (forward, backward), strict=True)]
+    def ascent(self, forward: Tensor, backward: Tensor, first: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        sampled = [spatial.warp(f, d, first=first) for f, d in zip(self.features, (forward, backward), strict=True)]
         (moving, m), (fixed, f) = ((s[:, :-1], s[:, -1:]) for s in sampled)
-        mask = foreground(m, f, self.inside)
+        mask = foreground(m, f) * _part(self.inside, first, m.shape)
         difference = (moving - fixed) * mask
-        value = 1 - float(difference.square().sum() / mask.sum().clamp(min=1) / moving.shape[1])
         direction = torch.zeros_like(forward)
         for channel in range(moving.shape[1]):  # one at a time: all twelve gradients at once would not fit the cache
             slope = gradient(moving[:, channel:channel + 1]) + gradient(fixed[:, channel:channel + 1])
             direction -= difference[:, channel:channel + 1] * slope
-        return value, direction
+        return -difference.square().mean(1, keepdim=True), mask, direction
+
+
+def _part(mask: Tensor, first: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """A box of a mask (1, 1, X, Y, Z), for the shape (1, 1, x, y, z)."""
+    i, j, k = (slice(a, a + n) for a, n in zip(first, shape[2:], strict=True))
+    return mask[..., i, j, k]
 
 
 class MutualInformation:
@@ -91,9 +104,8 @@ class MutualInformation:
 
     BINS = 32
 
-    def __init__(self, moving: Tensor, fixed: Tensor, radius: int = RADIUS, inside: Tensor | None = None) -> None:
-        # one value for the whole image: there is no window
-        self.inside = torch.ones_like(moving) if inside is None else inside
+    def __init__(self, moving: Tensor, fixed: Tensor, inside: Tensor) -> None:
+        self.inside = inside
         self.images = [self._in_bins(image) for image in (moving, fixed)]
 
     def _in_bins(self, image: Tensor) -> Tensor:
@@ -105,6 +117,7 @@ class MutualInformation:
         return (image - low) * (self.BINS - 1) / (high - low).clamp(min=1e-6)
 
     def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
+        """The measure of displaced images, and its derivative by ``forward`` minus that by ``backward``, as above."""
         moving, fixed = (spatial.warp(image, d) for image, d in zip(self.images, (forward, backward), strict=True))
         value, by_moving, by_fixed = self._information(moving, fixed)
         return value, by_moving * gradient(moving) - by_fixed * gradient(fixed)
@@ -147,10 +160,9 @@ def choose(moving: Tensor, fixed: Tensor) -> str:
     return "correlation" if squared > ALIKE else "self-similarity"
 
 
-def foreground(moving: Tensor, fixed: Tensor, inside: Tensor | None = None) -> Tensor:
-    """One where either image shows something, times a mask where one is given, (1, 1, X, Y, Z)."""
-    shown = ((moving > FOREGROUND) | (fixed > FOREGROUND)).float()
-    return shown if inside is None else shown * inside
+def foreground(moving: Tensor, fixed: Tensor) -> Tensor:
+    """One where either image shows something, (1, 1, X, Y, Z)."""
+    return ((moving > FOREGROUND) | (fixed > FOREGROUND)).float()
 
 
 def mind_ssc(image: Tensor, radius: int = 1) -> Tensor:
@@ -189,7 +201,7 @@ def box(image: Tensor, radius: int = RADIUS) -> Tensor:
 
 def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor, radius: int = RADIUS
                       ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean squared local correlation and its derivatives by both images' intensities.
+    """Squared local correlation and the derivatives of its sum by both images' intensities.
 
     Args:
         moving, fixed: (1, 1, X, Y, Z).
@@ -197,7 +209,7 @@ def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor, radius: int =
         radius: the windows are cubes of ``2 radius + 1`` voxels.
 
     Returns:
-        The mean over the mask (a scalar in [0, 1]) and two derivatives, exact up to that mean's constant factor.
+        The correlation times the mask, and two derivatives, (1, 1, X, Y, Z).
     """
     mean = functools.partial(box, radius=radius)
     m, f = mean(moving), mean(fixed)
@@ -210,7 +222,7 @@ def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor, radius: int =
     common = mean(a)
     by_moving = fixed * common - moving * mean(bm) - mean(a * f - bm * m)
     by_fixed = moving * common - fixed * mean(bf) - mean(a * m - bf * f)
-    return (correlation * mask).sum() / mask.sum().clamp(min=1), by_moving, by_fixed
+    return correlation * mask, by_moving, by_fixed
 
 
 def gradient(image: Tensor) -> Tensor:

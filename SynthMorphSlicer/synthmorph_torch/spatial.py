@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Shape = Sequence[int]
+SLAB = 16  # planes of a large grid looked at together, so that intermediate results stay in the CPU's cache
 
 
 def identity_grid(shape: Shape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
@@ -83,16 +84,16 @@ def _normalising(shape: Shape, like: Tensor) -> Tensor:
 
 def _sample_linear(volume: Tensor, coordinates: Tensor) -> Tensor:
     """Trilinear interpolation with edge clamping through grid_sample, whose axes run backwards."""
-    normalised = coordinates * _normalising(volume.shape[2:], coordinates) - 1
-    return _sample_normalised(volume, normalised.flip(1).permute(0, 2, 3, 4, 1).to(volume.dtype))
+    scale = _normalising(volume.shape[2:], coordinates).flatten()
+    axes = zip(coordinates.unbind(1), scale, strict=True)
+    return _sample_normalised(volume, torch.stack([c * s - 1 for c, s in axes][::-1], -1).to(volume.dtype))
 
 
 def _sample_normalised(volume: Tensor, grid: Tensor) -> Tensor:
     chunks = _cpu_chunks(volume, grid)
-    if chunks > 1:  # one image uses one core only: give every core a slab of the output
-        slabs = grid.reshape(chunks, -1, *grid.shape[2:])
-        values = F.grid_sample(volume.expand(chunks, -1, -1, -1, -1), slabs, padding_mode="border",
-                               align_corners=True)
+    if chunks > 1:  # one image uses one core only: give every core a part of the output
+        parts = grid.reshape(chunks, 1, 1, -1, 3)
+        values = F.grid_sample(volume.expand(chunks, -1, -1, -1, -1), parts, padding_mode="border", align_corners=True)
         return values.transpose(0, 1).reshape(1, volume.shape[1], *grid.shape[1:4])
     return F.grid_sample(volume, grid, padding_mode="border", align_corners=True)
 
@@ -100,8 +101,8 @@ def _sample_normalised(volume: Tensor, grid: Tensor) -> Tensor:
 def _cpu_chunks(volume: Tensor, grid: Tensor) -> int:
     if volume.device.type != "cpu" or volume.shape[0] != 1 or grid.shape[0] != 1:
         return 1
-    chunks = min(torch.get_num_threads(), grid.shape[1])
-    return chunks if grid.shape[1] % chunks == 0 else 1
+    points = grid.shape[1:4].numel()
+    return max(n for n in range(1, torch.get_num_threads() + 1) if points % n == 0)
 
 
 def _gather_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
@@ -113,15 +114,25 @@ def _gather_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
     return volume.flatten(2).gather(2, flat).view(batch, channels, *coordinates.shape[2:])
 
 
-def warp(volume: Tensor, displacement: Tensor, mode: str = "linear", fill: float | None = None) -> Tensor:
-    """Sample ``volume`` at ``x + displacement(x)`` for every ``x`` of the displacement's grid."""
-    grid = identity_grid(displacement.shape[2:], displacement.device, displacement.dtype)
-    return sample(volume, grid + displacement, mode, fill)
+def warp(volume: Tensor, displacement: Tensor, mode: str = "linear", fill: float | None = None,
+         first: Sequence[int] = (0, 0, 0)) -> Tensor:
+    """Sample ``volume`` at ``x + displacement(x)`` for every ``x`` of the displacement's grid.
+
+    That grid is part of the volume's own; ``first`` is the index of its first voxel.
+    """
+    axes = [torch.arange(a, a + n, device=displacement.device, dtype=displacement.dtype)
+            for a, n in zip(first, displacement.shape[2:], strict=True)]
+    return sample(volume, torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement, mode, fill)
 
 
 def resample(volume: Tensor, matrix: Tensor, shape: Shape, mode: str = "linear", fill: float | None = 0.0) -> Tensor:
     """Sample ``volume`` at ``matrix @ x`` for every ``x`` of a new grid of ``shape``."""
-    return sample(volume, affine_grid(matrix, shape), mode, fill)
+    parts, shift = [], torch.eye(4, dtype=matrix.dtype, device=matrix.device)
+    for first in range(0, shape[0], SLAB):
+        shift[0, 3] = first
+        grid = affine_grid(matrix @ shift, (min(SLAB, shape[0] - first), *shape[1:]))
+        parts.append(sample(volume, grid, mode, fill))
+    return torch.cat(parts, 2)
 
 
 def integrate(velocity: Tensor, steps: int = 7) -> Tensor:
@@ -154,6 +165,10 @@ def flow(velocity: Tensor, points: Tensor, steps: int) -> Tensor:
         points: (1, 3, *shape) voxel coordinates.
         steps: of the path; three are enough for the few voxels that anatomy moves.
     """
+    return torch.cat([_followed(velocity, part, steps) for part in points.split(SLAB, 2)], 2)
+
+
+def _followed(velocity: Tensor, points: Tensor, steps: int) -> Tensor:
     reached = points
     for _ in range(steps):
         middle = reached + sample(velocity, reached) / (2 * steps)
@@ -342,6 +357,15 @@ def smallest_determinant(displacement: Tensor) -> Tensor:
     Args:
         displacement: (N, 3, X, Y, Z) in voxels.
     """
+    parts = []
+    for first in range(0, displacement.shape[2], SLAB):
+        low = max(0, first - 1)  # with a neighbour on either side
+        part = _one_sided(displacement[:, :, low:first + SLAB + 1])
+        parts.append(part[:, first - low:first - low + SLAB])
+    return torch.cat(parts, 1)
+
+
+def _one_sided(displacement: Tensor) -> Tensor:
     steps = [displacement.diff(dim=axis) for axis in (2, 3, 4)]
     forward, backward = ([F.pad(step, [0] * (2 * (2 - axis)) + ends) for axis, step in enumerate(steps)]
                          for ends in ([0, 1], [1, 0]))

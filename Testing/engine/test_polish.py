@@ -24,7 +24,7 @@ def texture(seed: int) -> torch.Tensor:
 
 
 def scene(moving: torch.Tensor, fixed: torch.Tensor, motion: torch.Tensor):
-    """A mid-space whose moving image has been moved by the opposite of a motion, and a sampler of both."""
+    """A mid-space whose moving image has been moved by the opposite of a motion, and a function that samples both."""
     inner = torch.eye(4, dtype=torch.float64)
     inner[:3, 3] = 10
     maps = torch.zeros(1, 1, N, N, N)
@@ -33,10 +33,10 @@ def scene(moving: torch.Tensor, fixed: torch.Tensor, motion: torch.Tensor):
     away = polish.moved(mid, -2 * motion, SPACING)
     mid = dataclasses.replace(mid, to_moving=away.to_moving @ torch.linalg.inv(away.to_fixed) @ mid.to_fixed)
 
-    def sampler(which, matrix, shape):
+    def sample(which, matrix, shape):
         return spatial.resample((moving, fixed)[which], matrix, shape)
 
-    return mid, sampler
+    return mid, sample
 
 
 MOTION = torch.tensor([1.5, -1.0, 0.8, 2.0, -1.5, 1.0], dtype=torch.float64)  # millimetres, also at ARM
@@ -45,9 +45,9 @@ MOTION = torch.tensor([1.5, -1.0, 0.8, 2.0, -1.5, 1.0], dtype=torch.float64)  # 
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_a_rigid_motion_is_found_between_any_contrasts(contrast):
     fixed = texture(0)
-    mid, sampler = scene(CONTRASTS[contrast](fixed), fixed, MOTION)
+    mid, sample = scene(CONTRASTS[contrast](fixed), fixed, MOTION)
     with torch.inference_mode():
-        found = polish.rigid_motion(mid, SPACING, sampler)
+        found = polish.rigid_motion(mid, SPACING, sample)
     assert found is not None
     points = 10 + torch.cartesian_prod(*[torch.tensor([8.0, 20.0, 32.0], dtype=torch.float64)] * 3)
     matrix = found.affine
@@ -57,25 +57,25 @@ def test_a_rigid_motion_is_found_between_any_contrasts(contrast):
 
 
 def test_two_heads_are_not_forced_together():
-    mid, sampler = scene(texture(0), texture(1), 0 * MOTION)
+    mid, sample = scene(texture(0), texture(1), 0 * MOTION)
     with torch.inference_mode():
-        assert polish.rigid_motion(mid, SPACING, sampler) is None
+        assert polish.rigid_motion(mid, SPACING, sample) is None
 
 
 def test_swapped_images_swap_the_matrices():
     one, other = texture(0), CONTRASTS["unlike"](texture(0))
-    mid, sampler = scene(one, other, MOTION)
+    mid, sample = scene(one, other, MOTION)
     swapped = dataclasses.replace(mid, to_moving=mid.to_fixed, to_fixed=mid.to_moving)
     with torch.inference_mode():
-        there = polish.rigid_motion(mid, SPACING, sampler)
-        back = polish.rigid_motion(swapped, SPACING, lambda which, *grid: sampler(1 - which, *grid))
+        there = polish.rigid_motion(mid, SPACING, sample)
+        back = polish.rigid_motion(swapped, SPACING, lambda which, *grid: sample(1 - which, *grid))
     assert there is not None and back is not None
     assert torch.allclose(there.affine @ back.affine, torch.eye(4).double(), atol=1e-3)
 
 
 def test_slope_of_mutual_information():
     images = [gaussian(texture(seed), 1.0).double() for seed in (0, 1)]
-    measure = MutualInformation(*images)
+    measure = MutualInformation(*images, torch.ones_like(images[0]))
     base = [image.clone() for image in measure.images]
     direction = torch.randn(base[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     value, by_moving, by_fixed = measure._information(*base)

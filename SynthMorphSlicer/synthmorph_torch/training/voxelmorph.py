@@ -19,7 +19,7 @@ from ..errors import ImageError
 from ..geometry import Space, network_space
 from ..models import normalise, upsampled
 from ..networks import UNet, Widths, symmetric_velocity
-from ..registration import network_image
+from ..sampling import Sampler
 from . import losses, synthesis
 from .synthesis import NONE, Subject
 from .tasks import Example, Task, flow, regularity
@@ -143,4 +143,4 @@ def load_scans(paths: Sequence[Path], grid: int, spacing: float, device: torch.d
             raise ImageError(f"'{path}' lies elsewhere than '{paths[0]}': align all scans first, for example with "
                              "'synthmorph batch -m affine'.")
     net = network_space(np.mean(centres, axis=0), round(grid * spacing), spacing)
-    return [network_image(scan, net, device) for scan in scans]
+    return [Sampler(scan).on(net, device) for scan in scans]

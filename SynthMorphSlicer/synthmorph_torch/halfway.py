@@ -1,0 +1,119 @@
+"""Two images where they meet half-way, and how a velocity field makes them more alike there."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import similarity, spatial
+from .networks import MidSpace
+from .similarity import Similarity
+
+SLAB = 600_000  # voxels looked at together on the CPU: of more, the intermediate results leave the cache
+
+Sample = Callable[[int, Tensor, Sequence[int]], Tensor]
+"""Samples the moving (0) or fixed image (1) itself: matrix from the indices of a new grid to those of its network
+image, shape of the grid -> (1, 1, X, Y, Z)."""
+Tile = tuple[slice, ...]
+
+
+class Scene:
+    """Both images on the mid-space at one resolution, and a velocity field on a grid of the same box.
+
+    That of the field may be coarser: it is smooth, and integrating it costs more than looking at the images.
+    """
+
+    def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, image_voxel: float,
+                 field_voxel: float, measure: type[Similarity] | None = None, radius: int = similarity.RADIUS,
+                 sample: Sample | None = None, brain: Tensor | None = None) -> None:
+        """
+        Args:
+            moving, fixed: network images (1, 1, N, N, N).
+            mid: where the grid lies in them.
+            spacing: voxel size of the mid-space in millimetres.
+            image_voxel, field_voxel: voxel sizes of the images and of the field, as nearly as whole voxels allow.
+            measure: how alike images are, with windows of ``radius`` voxels.
+            sample: samples images finer than those of the network; without it they are interpolated.
+            brain: mask (1, 1, x, y, z) of what is to be compared; without it everything is.
+        """
+        self.shape = [round(n * spacing / image_voxel) for n in mid.shape]
+        self.field_voxel = max(field_voxel, spacing)
+        self.field_shape = [round(n * spacing / self.field_voxel) for n in mid.shape]
+        self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
+        scale = spatial.pooled(self.shape[0] / mid.shape[0], mid.to_fixed.device)
+        self.images: list[Tensor] = []
+        for k, (image, matrix) in enumerate(((moving, mid.to_moving), (fixed, mid.to_fixed))):
+            finer = float(torch.linalg.det((matrix @ scale)[:3, :3]).abs()) < 0.9
+            self.images.append(sample(k, matrix @ scale, self.shape) if sample and finer
+                               else spatial.resample(image, matrix @ scale, self.shape))
+        inside = torch.ones_like(self.images[0]) if brain is None else F.interpolate(
+            brain, size=self.shape, mode="trilinear")
+        self.measure = measure(self.images[0], self.images[1], inside, radius) if measure else None
+        self.tiles = list(_tiles(inside[0, 0] > 0, radius))
+
+    def warped(self, velocity: Tensor) -> list[Tensor]:
+        """Both images where they meet half-way, under a velocity on the field's grid."""
+        everything = tuple(slice(0, n) for n in self.shape)
+        return [spatial.warp(image, d, fill=0.0) for image, d in zip(
+            self.images, self._enlarged(self._halves(velocity), everything), strict=True)]
+
+    def ascent(self, velocity: Tensor) -> tuple[float, Tensor]:
+        """Similarity of the images warped half-way, and its ascent direction on the field's grid."""
+        assert self.measure is not None
+        halves, halo = self._halves(velocity), self.measure.halo
+        total, weight = 0.0, 0.0
+        # averaged over the field's voxels along two axes at once, so that the whole is never stored
+        direction = velocity.new_zeros(3, self.shape[0], *self.field_shape[1:])
+        for tile in self.tiles:
+            wider, core = self._widened(tile, halo)
+            found = self.measure.ascent(*self._enlarged(halves, wider), [w.start for w in wider])
+            values, weights, part = (one[0][core] for one in found)
+            total, weight = total + float(values.sum()), weight + float(weights.sum())
+            planes = velocity.new_zeros(3, part.shape[1], *self.shape[1:])
+            planes[:, :, tile[1], tile[2]] = part
+            direction[:, tile[0]] = F.interpolate(planes, size=self.field_shape[1:], mode="area")
+        return total / max(weight, 1.0), F.interpolate(direction[None], size=self.field_shape, mode="area")
+
+    def _widened(self, tile: Tile, halo: int) -> tuple[Tile, Tile]:
+        """A tile with a halo as far as the grid goes, and where in it the tile lies (with a slice for channels)."""
+        wider = tuple(slice(max(0, s.start - halo), min(n, s.stop + halo))
+                      for s, n in zip(tile, self.shape, strict=True))
+        core = (slice(s.start - w.start, s.stop - w.start) for s, w in zip(tile, wider, strict=True))
+        return wider, (slice(None), *core)
+
+    def _halves(self, velocity: Tensor) -> Tensor:
+        """Half-way displacements of the moving and of the fixed image, (2, 3, x, y, z) in voxels of the field."""
+        halves = torch.cat([velocity, -velocity]) / 2
+        # one step by the midpoint rule, which is enough for the few voxels that they are long, and quick
+        return spatial.warp(halves, halves / 2)
+
+    def _enlarged(self, halves: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+        """The displacements of both images in a part of their grid, (1, 3, X, Y, Z) in voxels of that grid."""
+        n, planes = self.field_shape[0], tile[0]
+        position = (torch.arange(planes.start, planes.stop, device=halves.device) + 0.5) * self.voxel - 0.5
+        position = position.clamp(0, n - 1)
+        lower = position.floor().long()
+        values = torch.lerp(halves[:, :, lower], halves[:, :, (lower + 1).clamp(max=n - 1)],
+                            (position - lower).view(-1, 1, 1))
+        values = F.interpolate(values.flatten(1, 2), size=self.shape[1:], mode="bilinear")[..., tile[1], tile[2]]
+        forward, backward = (values / self.voxel).unflatten(1, (3, -1))
+        return forward[None], backward[None]
+
+
+def _tiles(inside: Tensor, reach: int) -> Iterator[Tile]:
+    """Boxes, a slab of planes each, that together hold all that is at most ``reach`` voxels from a mask (X, Y, Z)."""
+    x, y, z = inside.shape
+    thickness = max(8, SLAB // (y * z)) if inside.device.type == "cpu" else x
+    for first in range(0, x, thickness):
+        last = min(x, first + thickness)
+        near = inside[max(0, first - reach):last + reach].any(0)
+        if near.any():
+            yield slice(first, last), _extent(near.any(1), reach), _extent(near.any(0), reach)
+
+
+def _extent(line: Tensor, reach: int) -> slice:
+    """From ``reach`` before the first to ``reach`` after the last true value."""
+    where = line.nonzero().flatten()
+    return slice(max(0, int(where[0]) - reach), min(len(line), int(where[-1]) + 1 + reach))
