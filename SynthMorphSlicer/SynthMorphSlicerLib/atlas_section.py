@@ -255,6 +255,9 @@ class AtlasSection:
         self.ui.atlasLabel.text = " ".join(parts)
         self.ui.atlasLabel.visible = True
         self.panel.showStatus(parts[0])
+        if made["doubtful"]:
+            self.panel.warn(_("Look closely: {atlases} and the patient do not look alike where the registration puts "
+                              "them.").format(atlases=", ".join(made["doubtful"])))
         if self.panel.parameters is not None:
             views.show(settings.patientVolume)
 

@@ -205,7 +205,8 @@ def _intoScene(answer, patientNode, output, settings, seconds):
     scene.setAttributes(everything, values)
     scene.subjectHierarchyFolder(_("SynthMorph: atlas labels of {name}").format(name=name), everything, values)
     return {"segmentation": node, "agreement": agreement, "transforms": transforms, "done": answer["done"],
-            "faults": answer["faults"], "cancelled": answer["cancelled"], "seconds": seconds}
+            "doubtful": answer["doubtful"], "faults": answer["faults"], "cancelled": answer["cancelled"],
+            "seconds": seconds}
 
 
 def _transforms(told, segmentationNode, patient):

@@ -19,6 +19,7 @@ from .files import replacing_folder, write_text
 from .geometry import Space
 from .labels import warp_labels
 from .quality import json_ready
+from .review import Case, is_doubtful
 
 if TYPE_CHECKING:
     from .registration import Model
@@ -39,6 +40,7 @@ class Propagated:
     """What one atlas says about the patient: labels and moved volume on the patient's grid, and the transforms.
 
     ``forward`` maps patient to atlas points (LPS mm) and is what the atlas is sampled with; ``backward`` the opposite.
+    ``doubtful`` is true if the two do not look alike where the registration puts them.
     """
 
     atlas: Atlas
@@ -47,6 +49,7 @@ class Propagated:
     forward: sitk.Transform
     backward: sitk.Transform | None
     provenance: dict[str, Any] = field(default_factory=dict)
+    doubtful: bool = False
 
 
 @dataclass
@@ -60,6 +63,11 @@ class Transfer:
     volumes: list[volumes.Volume]
     faults: list[Fault] = field(default_factory=list)
     cancelled: bool = False
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Names of the atlases that do not look like the patient where they were put."""
+        return [one.atlas.name for one in self.propagated if one.doubtful]
 
 
 def transfer(model: Model, atlases: Sequence[Atlas], patient: sitk.Image, method: str = "local",
@@ -120,7 +128,9 @@ def propagate(model: Model, atlas: Atlas, patient: sitk.Image, progress: Progres
               ) -> Propagated:
     """Register one atlas and bring its labels and volume onto the patient's grid."""
     result = model.register(atlas.image, patient, progress=progress, **settings)
-    return carried(atlas, patient, result.fixed_to_moving, result.moving_to_fixed, result.provenance())
+    one = carried(atlas, patient, result.fixed_to_moving, result.moving_to_fixed, result.provenance())
+    one.doubtful = is_doubtful(Case(one.forward, one.backward, atlas.image, patient))
+    return one
 
 
 def carried(atlas: Atlas, patient: sitk.Image, forward: sitk.Transform, backward: sitk.Transform | None = None,
@@ -220,7 +230,7 @@ def _fill(result: Transfer, folder: Path) -> list[str]:
         images.write_image(one.labels, place / LABELS)
         grid = Space.of(one.atlas.labels)
         entries.append({"name": one.atlas.name, "folder": name, "shape": list(grid.shape),
-                        "matrix": grid.matrix.tolist(), "provenance": one.provenance})
+                        "matrix": grid.matrix.tolist(), "provenance": one.provenance, "doubtful": one.doubtful})
     faults = [fault.sentence for fault in result.faults]
     text = json.dumps(json_ready({"format": FORMAT, "fusion": result.fused.method, "cancelled": result.cancelled,
                                   "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "atlases": entries,

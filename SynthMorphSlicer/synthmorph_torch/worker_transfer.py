@@ -48,7 +48,7 @@ def transfer(request: Message, model: Model, tell: Callable[..., None]) -> Messa
     """Register the atlases to the patient, fuse, and write the label map and the agreement.
 
     The answer names the files, the structures with colours and terminology, the table of volumes, the transform of each
-    atlas (patient to atlas points), and the faults.
+    atlas (patient to atlas points), the atlases that do not look like the patient where they were put, and the faults.
     """
     from . import images
     from .errors import SynthMorphError
@@ -78,6 +78,7 @@ def transfer(request: Message, model: Model, tell: Callable[..., None]) -> Messa
     return {"labels": write_file(fused.labels, folder / "labels.mha"),
             "agreement": write_file(fused.agreement, folder / "agreement.mha"),
             "method": fused.method, "done": names, "cancelled": result.cancelled,
+            "doubtful": result.doubtful,
             "volumes": [asdict(row) for row in result.volumes], "csv": as_csv(result.volumes),
             "structures": [{"label": label, "name": one.name, "colour": list(one.colour),
                             "terminology": dict(one.terminology)} for label, one in result.structures.items()],

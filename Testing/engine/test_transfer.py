@@ -227,6 +227,7 @@ def test_many_atlases_onto_one_patient(three, tmp_path):
     singles = [(sitk.GetArrayFromImage(p.labels) == sitk.GetArrayFromImage(truth)).mean()
                for p in result.propagated]
     assert agree > 0.97 and agree >= np.mean(singles)
+    assert result.doubtful == []
     assert result.structures[17].name == "Left-Hippocampus" and result.volumes[0].atlas_mm3 > 0
     written = transfer.write_transfer(result, tmp_path / "out")
     assert all(path.is_file() for path in written) and len(list((tmp_path / "out").glob("*_a*/labels.nii.gz"))) == 3
@@ -267,6 +268,13 @@ def test_an_atlas_that_fails_is_left_out(three):
     assert [p.atlas.name for p in result.propagated] == ["a0", "a2"] and "a1: " in result.faults[0].sentence
     with pytest.raises(SynthMorphError, match="could not be aligned"):
         transfer.transfer(model(broken=["a0"]), atlases[:1], cases.person()[0])
+
+
+def test_an_atlas_that_does_not_fit_is_named(three):
+    atlases, _ = atlas.library([three])
+    wrong = Known({"a0": SCALES[0], "a1": (0.3, -1.0, 2.0)})
+    result = transfer.transfer(wrong, atlases[:2], cases.person()[0], "majority")
+    assert result.doubtful == ["a1"]
 
 
 def test_labels_must_mean_the_same(three, tmp_path):

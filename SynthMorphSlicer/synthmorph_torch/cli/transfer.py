@@ -80,6 +80,9 @@ def run(options: argparse.Namespace) -> int:
     print(model.reason)
     for fault in result.faults:
         print(f"Left out: {fault.sentence}")
+    if result.doubtful:
+        print(f"Look closely: {', '.join(result.doubtful)} and the patient do not look alike where the registration "
+              "puts them.")
     if result.cancelled:
         print(f"Stopped: {len(result.propagated)} of {len(atlases)} atlases were done and are kept.")
     for path in written:
