@@ -25,10 +25,12 @@ from .networks import (
     symmetric_velocity,
     uncentre,
 )
+from .similarity import gaussian
 
 Bake = Callable[[float], Kernels]
 MASS = 500.0  # cubic millimetres from which a structure has its full say in an affine fit
 PASSES = 3  # looks of the deformable network at what is left to align
+SMOOTHING = 1.0  # sigma of the velocity's last smoothing at lambda 1, in voxels of the deformable network
 HALF_STEPS = 4  # squarings for half a velocity between passes
 MID_SHAPE, MID_SPACING = (64, 64, 80), 3.0  # grid around an upright brain (LIA axes), millimetres
 RESIDUAL_MM = 8.0  # distance at which a barycentre that does not fit the others loses three quarters of its weight
@@ -178,6 +180,8 @@ class CompactNetworks:
         assert mid.features is not None
         maps = [F.avg_pool3d(f, 2) for f in mid.features]
         velocity = feature_velocity(maps[0], maps[1], self.deformable_widths, self.bake(regularization), self.passes)
+        # passes add up, so the hypernetwork alone does not make every larger lambda a smoother one
+        velocity = gaussian(velocity, SMOOTHING * regularization)
         return upsampled(velocity) * spatial.border_window(mid.shape, velocity.device)
 
 
