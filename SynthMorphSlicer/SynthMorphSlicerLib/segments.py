@@ -171,6 +171,8 @@ def _add(segmentation, identifier, source, image):
     unique, number = identifier, 2
     while segmentation.GetSegment(unique) is not None:
         unique, number = f"{identifier}_{number}", number + 1
+    if not segment.GetName():
+        segment.SetName(unique)  # Slicer crashes when it exports a segment without a name
     segmentation.AddSegment(segment, unique)
 
 

@@ -1,20 +1,20 @@
-"""The in-Slicer unit test of Testing/Python, on the test host."""
+"""The in-Slicer unit tests of Testing/Python, on the test host."""
 
+import importlib
+import re
 import unittest
 
 import pytest
+from conftest import ROOT
+
+CASES = [(path.stem, name) for path in sorted((ROOT / "Testing" / "Python").glob("*Test.py"))
+         for name in re.findall(r"    def (test_\w+)\(self\)", path.read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize("name", [
-    "test_signs", "test_imageGeometry", "test_transformEqualsWorker", "test_movingViewedEqualsMoved",
-    "test_saveAndReload", "test_attachKeepsLinearParent", "test_refusals", "test_segmentsKeepEverything",
-    "test_labelMapsBecomeSegments", "test_carriedPointsAndModels", "test_jacobianMap",
-    "test_displacementMagnitudeAndGrid", "test_keptResults", "test_surfacesShowDisplacement", "test_curveAndPDF",
-    "test_viewsAreRestored"])
-def test_scene(module, name):
-    from SynthMorphSceneTest import SynthMorphSceneTest
+@pytest.mark.parametrize(("case", "name"), CASES)
+def test_scene(module, case, name):
     result = unittest.TestResult()
-    SynthMorphSceneTest(name).run(result)
+    getattr(importlib.import_module(case), case)(name).run(result)
     problems = [text for _, text in result.failures + result.errors]
     assert not problems, problems[0]
     assert result.testsRun == 1
