@@ -9,8 +9,9 @@ from torch import Tensor
 
 from . import similarity, spatial
 from .networks import MidSpace
-from .similarity import Similarity
+from .similarity import LocalCorrelation
 
+PLANES = 40  # of the images that tell how their contrasts are related, at least
 SLAB = 600_000  # voxels looked at together on the CPU: of more, the intermediate results leave the cache
 
 Sample = Callable[[int, Tensor, Sequence[int]], Tensor]
@@ -26,42 +27,48 @@ class Scene:
     """
 
     def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, image_voxel: float,
-                 field_voxel: float, measure: type[Similarity] | None = None, radius: int = similarity.RADIUS,
-                 sample: Sample | None = None, brain: Tensor | None = None) -> None:
+                 field_voxel: float, sample: Sample | None = None, brain: Tensor | None = None) -> None:
         """
         Args:
             moving, fixed: network images (1, 1, N, N, N).
-            mid: where the grid lies in them.
+            mid: where the grid lies in them, with a velocity under which their contrasts are compared.
             spacing: voxel size of the mid-space in millimetres.
             image_voxel, field_voxel: voxel sizes of the images and of the field, as nearly as whole voxels allow.
-            measure: how alike images are, with windows of ``radius`` voxels.
             sample: samples images finer than those of the network; without it they are interpolated.
             brain: mask (1, 1, x, y, z) of what is to be compared; without it everything is.
         """
+        assert mid.velocity is not None
         self.shape = [round(n * spacing / image_voxel) for n in mid.shape]
         self.field_voxel = max(field_voxel, spacing)
         self.field_shape = [round(n * spacing / self.field_voxel) for n in mid.shape]
         self.voxel = self.field_shape[0] / self.shape[0]  # an image voxel in field voxels
         scale = spatial.pooled(self.shape[0] / mid.shape[0], mid.to_fixed.device)
-        self.images: list[Tensor] = []
+        images: list[Tensor] = []
         for k, (image, matrix) in enumerate(((moving, mid.to_moving), (fixed, mid.to_fixed))):
             finer = float(torch.linalg.det((matrix @ scale)[:3, :3]).abs()) < 0.9
-            self.images.append(sample(k, matrix @ scale, self.shape) if sample and finer
-                               else spatial.resample(image, matrix @ scale, self.shape))
-        inside = torch.ones_like(self.images[0]) if brain is None else F.interpolate(
+            images.append(sample(k, matrix @ scale, self.shape) if sample and finer
+                          else spatial.resample(image, matrix @ scale, self.shape))
+        inside = torch.ones_like(images[0]) if brain is None else F.interpolate(
             brain, size=self.shape, mode="trilinear")
-        self.measure = measure(self.images[0], self.images[1], inside, radius) if measure else None
-        self.tiles = list(_tiles(inside[0, 0] > 0, radius))
+        curves = self._curves(images, inside, spatial.regrid(mid.velocity, self.field_shape))
+        self.measure = LocalCorrelation(images[0], images[1], curves, inside)
+        self.tiles = list(_tiles(inside[0, 0] > 0, self.measure.radius))
 
-    def warped(self, velocity: Tensor) -> list[Tensor]:
-        """Both images where they meet half-way, under a velocity on the field's grid."""
-        everything = tuple(slice(0, n) for n in self.shape)
-        return [spatial.warp(image, d, fill=0.0) for image, d in zip(
-            self.images, self._enlarged(self._halves(velocity), everything), strict=True)]
+    def _curves(self, images: Sequence[Tensor], inside: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """Tones of the moving image in those of the fixed one, and the other way, going by planes half-way."""
+        halves, seen = self._halves(velocity), []
+        rows, columns = (slice(0, n) for n in self.shape[1:])
+        for x in range(0, self.shape[0], max(1, self.shape[0] // PLANES)):
+            displacements = self._enlarged(halves, (slice(x, x + 1), rows, columns))
+            moving, fixed = (spatial.warp(image, d, first=(x, 0, 0))
+                             for image, d in zip(images, displacements, strict=True))
+            weight = similarity.foreground(moving, fixed) * inside[:, :, x:x + 1]
+            seen.append(torch.cat([moving, fixed, weight]).flatten(1))
+        moving, fixed, weight = torch.cat(seen, 1)
+        return similarity.tones(moving, fixed, weight), similarity.tones(fixed, moving, weight)
 
     def ascent(self, velocity: Tensor) -> tuple[float, Tensor]:
         """Similarity of the images warped half-way, and its ascent direction on the field's grid."""
-        assert self.measure is not None
         halves, halo = self._halves(velocity), self.measure.halo
         total, weight = 0.0, 0.0
         # averaged over the field's voxels along two axes at once, so that the whole is never stored

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import similarity, spatial
+from . import spatial
 from .halfway import Sample, Scene
 from .networks import MidSpace
 from .similarity import gaussian
@@ -25,26 +25,22 @@ BORDER = 12.0  # millimetres at the border of the grid over which velocity and u
 RIM = 3.0  # millimetres, about the width of what is looked at around the brain
 FINEST = 2.0  # voxel size of the refined velocity, millimetres
 
+
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the optimisation.
-
-    Voxel sizes of the images and of the field in millimetres, radius of the correlation window in image voxels, and
-    the share of all iterations. Twelve descriptors per voxel cost too much at 2 mm, so self-similarity looks at
-    ``coarse`` images, or ends before this level (None).
-    """
+    """One resolution of the optimisation: voxel sizes of the images and of the field in mm, share of all iterations."""
 
     images: float
-    coarse: float | None
     field: float
-    radius: int
     share: float
 
 
-LEVELS = (Level(4.0, 4.0, 4.0, 2, 0.45), Level(2.0, 3.0, 4.0, 2, 0.36), Level(1.0, None, 2.0, 2, 0.18))
+# The coarser ones come twice: better aligned, the images tell better how their contrasts are related.
+LEVELS = (Level(4.0, 4.0, 0.25), Level(4.0, 4.0, 0.2), Level(2.0, 4.0, 0.18), Level(2.0, 4.0, 0.18),
+          Level(1.0, 2.0, 0.18))
 # Two scans of one head differ by a rigid motion and little else: a smooth field is all that is left to find. Coarse
 # images would only bend it where the contrasts differ.
-ONE_HEAD_LEVELS = (Level(2.0, 3.0, 4.0, 2, 0.4),)
+ONE_HEAD_LEVELS = (Level(2.0, 4.0, 0.4),)
 ONE_HEAD_STIFFNESS = 3.0
 STEP, MOMENTUM = 1.0, 0.85  # largest change of the velocity, image voxels; how much of the last change is added to it
 # Smoothing at lambda 0.5, image voxels: of the updates, and of the two parts of the field, that which keeps volumes and
@@ -54,8 +50,8 @@ PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN
 
 
 def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int, regularization: float,
-           progress: Callable[[float], None] | None = None, measure: str = "auto", sample: Sample | None = None,
-           one_head: bool = False) -> tuple[MidSpace, str]:
+           progress: Callable[[float], None] | None = None, sample: Sample | None = None, one_head: bool = False
+           ) -> MidSpace:
     """Improve the velocity field of a mid-space by instance optimisation.
 
     Args:
@@ -65,16 +61,12 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         iterations: in total; a level ends earlier when the similarity no longer rises.
         regularization: lambda in (0, 1); smooths the field.
         progress: called with the fraction done.
-        measure: "correlation", "self-similarity", or "auto": the former where one contrast resembles the other.
         sample: for levels finer than the network images; without it they are interpolated.
         one_head: the images show one person's head, so the field should be smooth.
 
     Returns:
-        A mid-space around the brain, its velocity changed where that has raised the similarity, and the measure used.
+        A mid-space around the brain, its velocity changed where that has raised the similarity.
     """
-    if measure == "auto":
-        assert mid.velocity is not None
-        measure = similarity.choose(*Scene(moving, fixed, mid, spacing, LEVELS[0].images, 0).warped(mid.velocity))
     mid, spacing, brain = working_grid(mid, spacing)
     done = 0
     factor = ONE_HEAD_STIFFNESS if one_head else 1.0
@@ -82,19 +74,17 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     update, field = UPDATE_SIGMA * factor, stiffness(regularization) * factor
     for level in ONE_HEAD_LEVELS if one_head else LEVELS:
         count = round(level.share * iterations)
-        voxel = level.images if measure == "correlation" else level.coarse
-        if voxel is None or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
+        if not count or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
             continue
-        scene = Scene(moving, fixed, mid, spacing, voxel, level.field, similarity.MEASURES[measure], level.radius,
-                      sample, brain)
+        scene = Scene(moving, fixed, mid, spacing, level.images, level.field, sample, brain)
 
         def tell(k: int, done: int = done) -> None:
             if progress:
                 progress((done + k) / iterations)
 
-        mid = _ascend(scene, mid, count, update, field, tell) if count else mid
+        mid = _ascend(scene, mid, count, update, field, tell)
         done += count
-    return mid, measure
+    return mid
 
 
 def stiffness(regularization: float) -> float:
@@ -160,7 +150,7 @@ def denser(mid: MidSpace, factor: float) -> MidSpace:
     assert mid.velocity is not None
     x, y, z = (round(n * factor) for n in mid.shape)
     scale = spatial.pooled(x / mid.shape[0], mid.to_fixed.device)
-    return MidSpace(mid.to_moving @ scale, mid.to_fixed @ scale, (x, y, z), regrid(mid.velocity, (x, y, z)))
+    return MidSpace(mid.to_moving @ scale, mid.to_fixed @ scale, (x, y, z), spatial.regrid(mid.velocity, (x, y, z)))
 
 
 def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: float,
@@ -171,7 +161,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: 
     """
     assert mid.velocity is not None
     sigma = scene.voxel * field
-    velocity = best = regrid(mid.velocity, scene.field_shape)
+    velocity = best = spatial.regrid(mid.velocity, scene.field_shape)
     # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
     inner = border_window(scene.field_shape, velocity.device, round(BORDER / scene.field_voxel))
     values: list[float] = []
@@ -192,7 +182,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: 
         progress(k)
     if values[-1] == max(values) > values[0]:  # still rising: the last step is worth its place without another look
         best = velocity
-    return dataclasses.replace(mid, velocity=regrid(best, mid.shape)) if max(values) > values[0] else mid
+    return dataclasses.replace(mid, velocity=spatial.regrid(best, mid.shape)) if max(values) > values[0] else mid
 
 
 def smoothed(field: Tensor, solenoidal: float, irrotational: float) -> Tensor:
@@ -236,11 +226,3 @@ def smoothed_around(mid: MidSpace, places: Tensor, sigma: float) -> tuple[MidSpa
     around = gaussian(F.max_pool3d(marked, 5, 1, 2), 1.0)
     smoother = torch.lerp(mid.velocity, gaussian(mid.velocity, sigma), around)
     return dataclasses.replace(mid, velocity=smoother), around > 0
-
-
-def regrid(velocity: Tensor, shape: Sequence[int]) -> Tensor:
-    """A velocity field on a grid of another density over the same box, in voxels of that grid."""
-    if tuple(velocity.shape[2:]) == tuple(shape):
-        return velocity
-    factor = shape[0] / velocity.shape[2]
-    return F.interpolate(velocity, size=list(shape), mode="trilinear" if factor > 1 else "area") * factor

@@ -182,9 +182,10 @@ class Model:
         result.mid = dataclasses.replace(result.start, velocity=velocity)
         if iterations:
             stages.start("refinement", 0.5)
-            result.mid, result.refined_by = refinement.refine(
+            result.mid = refinement.refine(
                 inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
-                options.regularization, stages.inner, sample=result.sample, one_head=result.one_head)
+                options.regularization, stages.inner, result.sample, result.one_head)
+            result.refined = True
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -224,7 +225,7 @@ class Registration:
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     seconds: dict[str, float] = field(default_factory=dict)
     one_head: bool = False  # both images show one head, so the affine part is a rigid motion found on the images
-    refined_by: str | None = None  # similarity measure of the refinement
+    refined: bool = False
     notes: list[str] = field(default_factory=list)  # what had to be done otherwise than asked
 
     @property
@@ -258,7 +259,7 @@ class Registration:
     def _express(self, affine: np.ndarray) -> None:
         """Set both transforms; smooth a refined velocity where they would fold."""
         there, back = self._residual(True), self._residual(False)
-        if self.refined_by:
+        if self.refined:
             for attempt in range(UNFOLDING):
                 places = torch.cat([there.folds(), back.folds()])
                 if not len(places):
@@ -273,7 +274,7 @@ class Registration:
 
     def _residual(self, forward: bool) -> Residual:
         assert self.mid is not None
-        inputs, networks, exactly = self.inputs, self.model.networks, self.refined_by is not None
+        inputs, networks, exactly = self.inputs, self.model.networks, self.refined
         lattice, source = ((inputs.residual_net, inputs.fixed_net) if forward else
                            (inputs.opposite_net, inputs.moving_net))
         lattice = lattice.scaled(REFINED_VOXEL / networks.spacing if exactly else networks.residual_factor)
@@ -307,7 +308,7 @@ class Registration:
     def provenance(self) -> dict[str, object]:
         """Model, checksum, device, options and seconds per stage, ready for JSON."""
         return {"model": self.model.name, "checksum": self.model.checksum, "device": str(self.model.device),
-                **dataclasses.asdict(self.options), "one_head": self.one_head, "refined_by": self.refined_by,
+                **dataclasses.asdict(self.options), "one_head": self.one_head,
                 "notes": self.notes, "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
 
     def measures(self, moving_labels: sitk.Image | None = None, fixed_labels: sitk.Image | None = None

@@ -1,15 +1,13 @@
 """How alike two images are, with the direction in which a displacement makes them more alike.
 
-For warps, the squared local correlation where one contrast resembles the other or its inverse, and the difference of
-self-similarity descriptors where it does not; for rigid motions, mutual information. All are symmetric in the images.
-Images and fields have the shapes of :mod:`.spatial`; all functions work on the CPU as fast as PyTorch allows for so
-few channels.
+For warps, the squared local correlation, after either image has been given the tones of the other; for rigid motions,
+mutual information. Both are symmetric in the images. Images and fields have the shapes of :mod:`.spatial`; all
+functions work on the CPU as fast as PyTorch allows for so few channels.
 """
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +18,32 @@ from . import spatial
 RADIUS = 2  # of the correlation window, voxels
 FLOOR = 1e-4  # variance below which a window counts as empty
 FOREGROUND = 0.02  # intensity above which a voxel counts
-# Mean squared local correlation at 4 mm above which two contrasts count as one, or one as the inverse of the other:
-# real T1 pairs of two people reach 0.33 to 0.41, inverted 0.27 to 0.33, T2-like 0.21 to 0.31, FLAIR-like 0.12.
-ALIKE = 0.17
+TONES = 64  # steps of a tone curve
 
 
-class Similarity(Protocol):
-    """A measure for warps, prepared for two images (1, 1, X, Y, Z) on one grid.
+class LocalCorrelation:
+    """Mean squared correlation in small windows (Avants et al., MedIA 2008), of images with unlike contrasts.
 
-    ``inside`` is a mask (1, 1, X, Y, Z) of what is to be compared, ``radius`` that of the windows of a correlation.
+    Within a window the contrast may be scaled or inverted. What is bright, dark and bright again in one image only, as
+    fluid, white and grey matter may be, needs more: a curve that gives one image the tones of the other. Such a curve
+    loses tissues that the image to be changed shows and the other does not, and one does not know which of the two that
+    is; so both are changed, and both correlations count.
     """
 
-    halo: int  # voxels on either side that the value and the direction of one depend on
-
-    def __init__(self, moving: Tensor, fixed: Tensor, inside: Tensor, radius: int = RADIUS) -> None: ...
+    def __init__(self, moving: Tensor, fixed: Tensor, curves: tuple[Tensor, Tensor], inside: Tensor,
+                 radius: int = RADIUS) -> None:
+        """
+        Args:
+            moving, fixed: (1, 1, X, Y, Z) on one grid.
+            curves: (TONES,) of the moving image in the tones of the fixed one, and the other way (:func:`tones`).
+            inside: mask (1, 1, X, Y, Z) of what is to be compared.
+            radius: the windows are cubes of ``2 radius + 1`` voxels.
+        """
+        # both versions in one volume, which is sampled as fast as one of them
+        self.moving, self.fixed = (torch.cat([image, toned(image, curve)], 1)
+                                   for image, curve in zip((moving, fixed), curves, strict=True))
+        self.inside, self.radius = inside, radius
+        self.halo = 2 * radius  # voxels on either side that the result depends on: windows of what is found in windows
 
     def ascent(self, forward: Tensor, backward: Tensor, first: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Values for displaced images, and the direction in which they grow.
@@ -44,55 +54,52 @@ class Similarity(Protocol):
             first: index of its first voxel.
 
         Returns:
-            Value of each voxel, higher where the images are more alike, and its weight, (1, 1, x, y, z); and
-            (1, 3, x, y, z): derivative of their sum by ``forward`` minus that by ``backward``, up to a constant factor.
+            Value of each voxel in [0, 1] and its weight, (1, 1, x, y, z); and (1, 3, x, y, z): derivative of the sum of
+            the values by ``forward`` minus that by ``backward``, up to a constant factor.
         """
-
-
-class LocalCorrelation:
-    """Mean squared correlation in small windows; the contrast may be inverted (Avants et al., MedIA 2008)."""
-
-    def __init__(self, moving: Tensor, fixed: Tensor, inside: Tensor, radius: int = RADIUS) -> None:
-        self.images, self.inside, self.radius = (moving, fixed), inside, radius
-        self.halo = 2 * radius  # windows of what is found in windows
-
-    def ascent(self, forward: Tensor, backward: Tensor, first: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         moving, fixed = (spatial.warp(image, d, first=first)
-                         for image, d in zip(self.images, (forward, backward), strict=True))
-        mask = foreground(moving, fixed) * _part(self.inside, first, moving.shape)
-        values, by_moving, by_fixed = local_correlation(moving, fixed, mask, self.radius)
-        return values, mask, by_moving * gradient(moving) - by_fixed * gradient(fixed)
+                         for image, d in ((self.moving, forward), (self.fixed, backward)))
+        i, j, k = (slice(a, a + n) for a, n in zip(first, moving.shape[2:], strict=True))
+        mask = foreground(moving[:, :1], fixed[:, :1]) * self.inside[..., i, j, k]
+        values, direction = torch.zeros_like(mask), torch.zeros_like(forward)
+        for m, f in ((moving[:, 1:], fixed[:, :1]), (moving[:, :1], fixed[:, 1:])):
+            value, by_moving, by_fixed = local_correlation(m, f, mask, self.radius)
+            values += value / 2
+            direction += by_moving * gradient(m) - by_fixed * gradient(f)
+        return values, mask, direction
 
 
-class SelfSimilarity:
-    """Difference of MIND-SSC descriptors, which do not depend on contrast (Heinrich et al., MICCAI 2013).
+def tones(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Curve of the mean intensity of one image over that of another, (TONES,) at equal steps from 0 to 1.
 
-    Descriptors are computed once and sampled like images, as in ConvexAdam.
+    Args:
+        source, target: intensities in [0, 1] of the same voxels, of any shape.
+        weight: of each voxel.
     """
-
-    halo = 1  # slopes
-
-    def __init__(self, moving: Tensor, fixed: Tensor, inside: Tensor, radius: int = RADIUS) -> None:
-        # the size of the descriptors is their own: ``radius`` is that of windows of correlation
-        self.inside = inside
-        self.features = tuple(torch.cat([mind_ssc(image), image], 1) for image in (moving, fixed))
-
-    def ascent(self, forward: Tensor, backward: Tensor, first: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        sampled = [spatial.warp(f, d, first=first) for f, d in zip(self.features, (forward, backward), strict=True)]
-        (moving, m), (fixed, f) = ((s[:, :-1], s[:, -1:]) for s in sampled)
-        mask = foreground(m, f) * _part(self.inside, first, m.shape)
-        difference = (moving - fixed) * mask
-        direction = torch.zeros_like(forward)
-        for channel in range(moving.shape[1]):  # one at a time: all twelve gradients at once would not fit the cache
-            slope = gradient(moving[:, channel:channel + 1]) + gradient(fixed[:, channel:channel + 1])
-            direction -= difference[:, channel:channel + 1] * slope
-        return -difference.square().mean(1, keepdim=True), mask, direction
+    low, share = _on_curve(source.flatten())
+    weight, target = weight.flatten(), target.flatten()
+    sums = source.new_zeros(2, TONES)  # of the weights, and of the target's intensities
+    for index, part in ((low, weight * (1 - share)), (low + 1, weight * share)):
+        sums[0].index_add_(0, index, part)
+        sums[1].index_add_(0, index, part * target)
+    smooth = sums.new_tensor([1, 4, 6, 4, 1]).view(1, 1, 5) / 16
+    count, total = F.conv1d(F.pad(sums[:, None], (2, 2), mode="replicate"), smooth)[:, 0]
+    rare = 1e-3 * weight.sum() / TONES + 1e-12  # intensities that are hardly there get the mean
+    mean = (weight * target).sum() / weight.sum().clamp(min=1e-12)
+    return (total + rare * mean) / (count + rare)
 
 
-def _part(mask: Tensor, first: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """A box of a mask (1, 1, X, Y, Z), for the shape (1, 1, x, y, z)."""
-    i, j, k = (slice(a, a + n) for a, n in zip(first, shape[2:], strict=True))
-    return mask[..., i, j, k]
+def toned(image: Tensor, curve: Tensor) -> Tensor:
+    """An image with the tones of another; where it shows nothing, it shows nothing."""
+    low, share = _on_curve(image)
+    return torch.lerp(curve[low], curve[low + 1], share) * (image > 0)
+
+
+def _on_curve(intensity: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower of the two steps of a tone curve that an intensity lies between, and the share of the upper one."""
+    position = (intensity * (TONES - 1)).clamp(0, TONES - 1.001)
+    low = position.floor()
+    return low.long(), position - low
 
 
 class MutualInformation:
@@ -117,7 +124,7 @@ class MutualInformation:
         return (image - low) * (self.BINS - 1) / (high - low).clamp(min=1e-6)
 
     def ascent(self, forward: Tensor, backward: Tensor) -> tuple[float, Tensor]:
-        """The measure of displaced images, and its derivative by ``forward`` minus that by ``backward``, as above."""
+        """The measure of displaced images, and its derivative by ``forward`` minus that by ``backward``."""
         moving, fixed = (spatial.warp(image, d) for image, d in zip(self.images, (forward, backward), strict=True))
         value, by_moving, by_fixed = self._information(moving, fixed)
         return value, by_moving * gradient(moving) - by_fixed * gradient(fixed)
@@ -147,44 +154,9 @@ class MutualInformation:
         return low.long(), image - low
 
 
-MEASURES: dict[str, type[Similarity]] = {"correlation": LocalCorrelation, "self-similarity": SelfSimilarity}
-
-
-def choose(moving: Tensor, fixed: Tensor) -> str:
-    """Name of the measure for two roughly aligned images: correlation if one looks like the other or its inverse."""
-    m, f = box(moving), box(fixed)
-    covariance = box(moving * fixed) - m * f
-    vm, vf = ((box(i * i) - mean * mean).clamp(min=0) + FLOOR for i, mean in ((moving, m), (fixed, f)))
-    inside = box(foreground(moving, fixed)) > 0.99  # the outline correlates in any contrast
-    squared = float((covariance.square() / (vm * vf) * inside).sum() / inside.sum().clamp(min=1))
-    return "correlation" if squared > ALIKE else "self-similarity"
-
-
 def foreground(moving: Tensor, fixed: Tensor) -> Tensor:
     """One where either image shows something, (1, 1, X, Y, Z)."""
     return ((moving > FOREGROUND) | (fixed > FOREGROUND)).float()
-
-
-def mind_ssc(image: Tensor, radius: int = 1) -> Tensor:
-    """Self-similarity context of every voxel, (1, 12, X, Y, Z) in [0, 1].
-
-    Squared differences between the twelve pairs of its face neighbours that lie at a right angle, averaged over a
-    patch and scaled by their own mean: only the pattern remains, not the contrast.
-    """
-    around = [_shifted(image, axis, step) for axis in (2, 3, 4) for step in (1, -1)]
-    pairs = [(a, b) for a in range(6) for b in range(a + 1, 6) if a // 2 != b // 2]
-    distance = torch.cat([box((around[a] - around[b]).square(), radius) for a, b in pairs], 1)
-    distance = distance - distance.amin(1, keepdim=True)
-    noise = distance.mean(1, keepdim=True)
-    typical = float(noise.mean())
-    return torch.exp(-distance / noise.clamp(min=1e-3 * typical + 1e-12, max=1e3 * typical + 1e-12))
-
-
-def _shifted(image: Tensor, axis: int, step: int) -> Tensor:
-    """The image moved by one voxel along an axis, its edge repeated."""
-    n = image.shape[axis]
-    index = (torch.arange(n, device=image.device) + step).clamp(0, n - 1)
-    return image.index_select(axis, index)
 
 
 def box(image: Tensor, radius: int = RADIUS) -> Tensor:

@@ -211,6 +211,14 @@ def pooled(factor: float, device: torch.device | str = "cpu") -> Tensor:
     return matrix
 
 
+def regrid(velocity: Tensor, shape: Sequence[int]) -> Tensor:
+    """A displacement or velocity field on a grid of another density over the same box, in voxels of that grid."""
+    if tuple(velocity.shape[2:]) == tuple(shape):
+        return velocity
+    factor = shape[0] / velocity.shape[2]
+    return F.interpolate(velocity, size=list(shape), mode="trilinear" if factor > 1 else "area") * factor
+
+
 def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
     """Apply a (4, 4) or (3, 4) matrix to points of shape (N, 3, ...)."""
     matrix = matrix.to(points)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from synthmorph_torch import halfway, similarity, spatial
+from synthmorph_torch import halfway, spatial
 from synthmorph_torch.halfway import Scene
 from synthmorph_torch.networks import MidSpace
 from synthmorph_torch.similarity import gaussian
@@ -20,8 +20,9 @@ def scene_of():
     distance = (spatial.identity_grid(SHAPE) - torch.tensor(SHAPE).view(3, 1, 1, 1) / 2).norm(dim=0)
     brain = (distance < 7).float()[None, None]
 
-    def make(measure, inside=brain):
-        return Scene(*images, MidSpace(eye, eye, SHAPE), 3.0, 2.0, 3.0, measure, 2, None, inside)
+    def make(inside=brain):
+        still = MidSpace(eye, eye, SHAPE, torch.zeros(1, 3, *SHAPE))
+        return Scene(*images, still, 3.0, 2.0, 3.0, None, inside)
 
     return make
 
@@ -31,12 +32,11 @@ def velocity():
     return gaussian(8 * torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(2)), 2.0)
 
 
-@pytest.mark.parametrize("measure", similarity.MEASURES.values())
-def test_parts_add_up(scene_of, velocity, measure, monkeypatch):
-    whole = scene_of(measure)
+def test_parts_add_up(scene_of, velocity, monkeypatch):
+    whole = scene_of()
     assert len(whole.tiles) == 1
     monkeypatch.setattr(halfway, "SLAB", 1)
-    parts = scene_of(measure)
+    parts = scene_of()
     assert len(parts.tiles) > 2
     (one, direction), (other, same) = whole.ascent(velocity), parts.ascent(velocity)
     assert one == pytest.approx(other, rel=1e-4)
@@ -45,15 +45,12 @@ def test_parts_add_up(scene_of, velocity, measure, monkeypatch):
 
 
 def test_only_the_brain_is_looked_at(scene_of, velocity):
-    measure = similarity.LocalCorrelation
-    (_, within), (_, everywhere) = (scene_of(measure, *inside).ascent(velocity) for inside in ((), (None,)))
+    (_, within), (_, everywhere) = (scene_of(*inside).ascent(velocity) for inside in ((), (None,)))
     assert float(within[..., 0].abs().max()) == 0 < float(everywhere[..., 0].abs().max())
-    middle = (..., *(slice(n // 2 - 1, n // 2 + 1) for n in SHAPE))
-    torch.testing.assert_close(within[middle], everywhere[middle], rtol=1e-3, atol=1e-6)
 
 
 def test_half_way_there_is_half_the_flow(scene_of, velocity):
-    forward, backward = scene_of(None)._halves(velocity)
+    forward, backward = scene_of()._halves(velocity)
     for found, sign in ((forward, 1), (backward, -1)):
         expected = spatial.flow(sign * velocity / 2, spatial.identity_grid(SHAPE)[None], 8)[0]
         inner = (slice(None), *(slice(3, -3),) * 3)

@@ -73,8 +73,8 @@ def time_and_accuracy(table: Table, plt: Any) -> Any:
         return None
     drawing, axes = plt.subplots(figsize=(6, 4))
     for name, (seconds, dice) in points.items():
-        axes.plot(seconds, dice, "o", color=COLOURS[name], markersize=8)
-        axes.annotate(METHODS[name].title, (seconds, dice), xytext=(7, 4), textcoords="offset points", fontsize=8)
+        axes.plot(seconds, dice, "o", color=COLOURS[name], markersize=8, label=METHODS[name].title)
+    axes.legend(loc="lower right", fontsize=8)  # names beside the points would lie upon each other
     axes.set(xscale="log", xlabel="CPU-seconds per pair", ylabel="mean Dice, plain pairs")
     axes.margins(x=0.25)
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):

@@ -23,7 +23,7 @@ MARKS = {"ok": "✓", "look": "!", "bad": "✗", "": ""}
 WORDS = {"ok": "within tolerance", "look": "look", "bad": "out of tolerance", "": ""}
 CELLS = ("name", "value", "unit", "status", "tolerance", "source", "note")
 SETTINGS = {"transform": "Transform", "regularization": "Regularization (lambda)", "steps": "Integration steps",
-            "extent": "Extent (mm)", "refine": "Refinement iterations", "refined_by": "Refined by",
+            "extent": "Extent (mm)", "refine": "Refinement iterations", "one_head": "Two scans of one head",
             "model": "Model", "checksum": "SHA-256 of the weights", "device": "Device"}
 
 STYLE = """
@@ -203,7 +203,7 @@ def _provenance(provenance: Mapping[str, Any]) -> list[str]:
     if not provenance:
         return []
     rows = [(title, "default" if provenance[key] is None else provenance[key]) for key, title in SETTINGS.items()
-            if key in provenance and not (key == "refined_by" and provenance[key] is None)]
+            if key in provenance]
     rows += [("Note", note) for note in provenance.get("notes") or ()]
     rows += [(f"Time: {stage}", f"{spent:.1f} s") for stage, spent in (provenance.get("seconds") or {}).items()]
     known = {*SETTINGS, "notes", "seconds"}
