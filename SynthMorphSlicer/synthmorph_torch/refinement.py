@@ -161,7 +161,7 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: 
     """
     assert mid.velocity is not None
     sigma = scene.voxel * field
-    velocity = best = spatial.regrid(mid.velocity, scene.field_shape)
+    start = velocity = best = spatial.regrid(mid.velocity, scene.field_shape)
     # a head that reaches the border of the grid must not be pulled there: beyond it the affine transform holds
     inner = border_window(scene.field_shape, velocity.device, round(BORDER / scene.field_voxel))
     values: list[float] = []
@@ -182,7 +182,10 @@ def _ascend(scene: Scene, mid: MidSpace, iterations: int, update: float, field: 
         progress(k)
     if values[-1] == max(values) > values[0]:  # still rising: the last step is worth its place without another look
         best = velocity
-    return dataclasses.replace(mid, velocity=spatial.regrid(best, mid.shape)) if max(values) > values[0] else mid
+    if max(values) == values[0]:
+        return mid
+    # only the change goes from grid to grid: else the border, where it is zero, would bit by bit take on what is inside
+    return dataclasses.replace(mid, velocity=mid.velocity + spatial.regrid(best - start, mid.shape))
 
 
 def smoothed(field: Tensor, solenoidal: float, irrotational: float) -> Tensor:

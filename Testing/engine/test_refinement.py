@@ -122,6 +122,16 @@ def test_working_grid_is_the_same_field_around_the_brain():
     assert float(brain[0, 0, 12, 12, 12]) == 1 and float(brain[0, 0, 0, 0, 0]) == 0
 
 
+def test_the_border_stays_where_it_is():
+    """Beyond the grid the affine transform holds, so a velocity ends at zero, however large it is next to the end."""
+    mid = with_brain(still(96), 20, 44)
+    velocity = 6 * gaussian(torch.randn(1, 3, *mid.shape, generator=torch.Generator().manual_seed(4)), 3.0)
+    velocity = velocity / velocity.abs().max() * 6
+    result = refine(blobs(0, 96), blobs(1, 96), dataclasses.replace(mid, velocity=velocity), 3.0, 20, 0.5).velocity
+    faces = [result.select(axis, end) for axis in (2, 3, 4) for end in (0, -1)]
+    assert max(float(face.abs().max()) for face in faces) < 1e-5 and float(result.abs().max()) > 1
+
+
 def test_what_is_not_brain_has_no_say():
     fixed = blobs(0, 96)
     bright = fixed.clone()
