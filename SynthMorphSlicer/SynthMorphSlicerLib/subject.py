@@ -16,7 +16,7 @@ from .job import InputError
 
 DEFINED = 2  # vtkMRMLMarkupsNode.PositionDefined
 LATTICE = 5  # points along each side of the box in which two transforms are compared
-SAME_MM = 0.02
+SAME_MM = 0.05  # a file adds up to 0.02 to what a transform does
 INVERSE_SPACING = 3.0  # mm
 CORRECTION = scene.ATTRIBUTE + "landmarkCorrection"  # attribute of outputs that landmarks have changed
 
