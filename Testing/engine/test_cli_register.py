@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,8 @@ def test_network_inputs_are_normalised_cubes(registered):
 
 def test_report_is_self_contained(registered):
     page = (registered / "report" / "index.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64," in page and "http" not in page and "<script" not in page
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # any four letters may turn up in a picture
+    assert "data:image/png;base64," in page and "http" not in text and "<script" not in text
     for word in ("Folding", "Inverse consistency", "Mean Dice", "compact"):
         assert word in page
     assert "Mean Dice" in (registered / "report" / "index.csv").read_text(encoding="utf-8")
