@@ -243,6 +243,8 @@ class Registration:
 
     def finish(self, stages: Stages) -> Registration:
         """Express the networks' result as transforms between the native worlds."""
+        for sampler in self.inputs.samplers:
+            sampler.smooth.clear()  # a kept result must not keep copies of the images
         stages.start("writing transforms", 0.9)
         affine = self.affine
         if self.mid is None or self.mid.velocity is None:

@@ -142,6 +142,14 @@ def test_what_is_not_brain_has_no_say():
         assert float(result.velocity.abs().max()) < 0.02
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 14, 44])
+def test_no_more_iterations_than_asked_for(iterations, monkeypatch):
+    counts = []
+    monkeypatch.setattr(refinement, "_ascend", lambda scene, mid, count, *_: (counts.append(count), mid)[1])
+    refine(blobs(0), blobs(1), still(64), 3.0, iterations, 0.5)
+    assert sum(counts) == iterations
+
+
 def test_similarity_never_falls():
     moving, fixed = blobs(0), blobs(0)
     result = refine(moving, fixed, still(64), 3.0, 8, 0.5)

@@ -277,6 +277,14 @@ def test_an_atlas_that_does_not_fit_is_named(three):
     assert result.doubtful == ["a1"]
 
 
+def test_a_patient_of_three_slices_gets_labels(three):
+    atlases, _ = atlas.library([three])
+    middle = cases.person()[0].GetSize()[2] // 2
+    thin = cases.person()[0][:, :, middle:middle + 3]
+    result = transfer.transfer(model(), atlases[:1], thin, "majority")
+    assert sitk.GetArrayFromImage(result.fused.labels).any()
+
+
 def test_labels_must_mean_the_same(three, tmp_path):
     other = write_atlas(tmp_path / "other")
     (other / "names.ctbl").write_text("17 Spleen 1 2 3 255\n")

@@ -143,6 +143,11 @@ def _seen(case: Case, grid: Space) -> NDArray[np.bool_]:
     return _mask(case.forward, everywhere, grid)
 
 
+def is_thin(image: sitk.Image) -> bool:
+    """True if an image has too few voxels along an axis, its own or those of the working grid, to be smoothed."""
+    return any(min(n, n * s / WORK_MM) < 4 for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
+
+
 def _smooth(image: sitk.Image, grid: Space, transform: sitk.Transform) -> Floats:
     """An image on the working grid, free of detail that the grid cannot hold; (Z, Y, X)."""
     plain = sitk.SmoothingRecursiveGaussian(sitk.Cast(image, sitk.sitkFloat32), [0.4 * WORK_MM] * 3)
