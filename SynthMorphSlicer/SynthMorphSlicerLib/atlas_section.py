@@ -214,7 +214,8 @@ class AtlasSection:
                                 settingsOf(parameters), replaceEdited, blocking=False, onProgress=self._onProgress,
                                 onFinished=self._onCarried, onError=self._onFailed)
         except InputError as error:
-            self._onFailed({"message": str(error), "details": ""})
+            self._ended()
+            self.panel.refuse(error)
             return
         self._running = True
         self._showAtlases()

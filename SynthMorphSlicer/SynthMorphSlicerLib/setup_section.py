@@ -150,8 +150,7 @@ class SetupSection:
 
     def _fetch(self, roles):
         self.logic.ask("fetch", onResult=self._fetched, onError=self.panel.showError,
-                       onProgress=self.panel.showMessage,
-                       roles=list(roles))
+                       onProgress=self.panel.showMessage, roles=list(roles))
         self.panel.watch(_("Downloading"), whenCancelled=_("Cancelled; the next download continues where this one "
                                                            "stopped."))
 

@@ -11,7 +11,7 @@ from . import similarity, spatial
 from .networks import MidSpace
 from .similarity import LocalCorrelation
 
-PLANES = 40  # of the images that tell how their contrasts are related, at least
+LOOKS = 40  # planes, about, that tell how the contrasts of the images are related
 SLAB = 600_000  # voxels looked at together on the CPU: of more, the intermediate results leave the cache
 
 Sample = Callable[[int, Tensor, Sequence[int]], Tensor]
@@ -23,7 +23,7 @@ Tile = tuple[slice, ...]
 class Scene:
     """Both images on the mid-space at one resolution, and a velocity field on a grid of the same box.
 
-    That of the field may be coarser: it is smooth, and integrating it costs more than looking at the images.
+    The field's grid may be coarser: the field is smooth, and integrating it costs more than looking at the images.
     """
 
     def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, image_voxel: float,
@@ -58,7 +58,7 @@ class Scene:
         """Tones of the moving image in those of the fixed one, and the other way, going by planes half-way."""
         halves, seen = self._halves(velocity), []
         rows, columns = (slice(0, n) for n in self.shape[1:])
-        for x in range(0, self.shape[0], max(1, self.shape[0] // PLANES)):
+        for x in range(0, self.shape[0], max(1, self.shape[0] // LOOKS)):
             displacements = self._enlarged(halves, (slice(x, x + 1), rows, columns))
             moving, fixed = (spatial.warp(image, d, first=(x, 0, 0))
                              for image, d in zip(images, displacements, strict=True))

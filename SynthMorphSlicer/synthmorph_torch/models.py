@@ -234,7 +234,7 @@ def _look_again(moving: Tensor, fixed: Tensor, velocity: Tensor | None, widths: 
 
 def upsampled(field: Tensor) -> Tensor:
     """A displacement or velocity field (N, 3, X, Y, Z) on a grid of twice the density, in voxels of that grid."""
-    return F.interpolate(field, scale_factor=2.0, mode="trilinear") * 2
+    return spatial.regrid(field, [2 * n for n in field.shape[2:]])
 
 
 def centring(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -165,8 +165,7 @@ class Model:
 
     @torch.inference_mode()
     def _run(self, result: Registration, stages: Stages) -> Registration:
-        options, inputs = result.options, result.inputs
-        iterations = self.default_refinement if options.refine is None else options.refine
+        options, inputs, iterations = result.options, result.inputs, result.iterations
         if result.start is None:
             stages.start("affine transform", 0.2)
             self._align(result, on_images=bool(iterations))
@@ -185,7 +184,6 @@ class Model:
             result.mid = refinement.refine(
                 inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
                 options.regularization, stages.inner, result.sample, result.one_head)
-            result.refined = True
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -225,8 +223,12 @@ class Registration:
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     seconds: dict[str, float] = field(default_factory=dict)
     one_head: bool = False  # both images show one head, so the affine part is a rigid motion found on the images
-    refined: bool = False
     notes: list[str] = field(default_factory=list)  # what had to be done otherwise than asked
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of instance optimisation: those asked for, or the model's default."""
+        return self.model.default_refinement if self.options.refine is None else self.options.refine
 
     @property
     def affine(self) -> np.ndarray:
@@ -261,7 +263,7 @@ class Registration:
     def _express(self, affine: np.ndarray) -> None:
         """Set both transforms; smooth a refined velocity where they would fold."""
         there, back = self._residual(True), self._residual(False)
-        if self.refined:
+        if self.iterations:
             for attempt in range(UNFOLDING):
                 places = torch.cat([there.folds(), back.folds()])
                 if not len(places):
@@ -276,7 +278,7 @@ class Registration:
 
     def _residual(self, forward: bool) -> Residual:
         assert self.mid is not None
-        inputs, networks, exactly = self.inputs, self.model.networks, self.refined
+        inputs, networks, exactly = self.inputs, self.model.networks, bool(self.iterations)
         lattice, source = ((inputs.residual_net, inputs.fixed_net) if forward else
                            (inputs.opposite_net, inputs.moving_net))
         lattice = lattice.scaled(REFINED_VOXEL / networks.spacing if exactly else networks.residual_factor)

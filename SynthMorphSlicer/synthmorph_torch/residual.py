@@ -18,7 +18,7 @@ REFINED_VOXEL = 1.5  # of a refined field, millimetres: with 2 mm, there and bac
 FOLDING = 0.02  # a Jacobian determinant below this may fold once the field is resampled
 TAPER = 10  # voxels over which the field fades to zero beyond the networks' field of view
 PATH = (0.0, 0.5, 1.0)  # where on its way through the mid-space a point is looked at
-REACH = 2  # voxels of the mid-space between which the path is not looked at
+REACH = 2  # voxels around what has changed, because a path is looked at in few places
 
 
 class Residual:
@@ -51,7 +51,7 @@ class Residual:
         """Take over a velocity that differs from the last one where a mask (1, 1, x, y, z) of the mid-space is true."""
         near = F.max_pool3d(changed.float(), 2 * REACH + 1, 1, REACH)[0, 0] > 0
         touched = torch.cat([_passes(near, points, bent) for points, bent in zip(
-            self._points.split(spatial.SLAB, 2), self._bent.split(spatial.SLAB, 2), strict=True)])
+            self._points.split(spatial.PLANES, 2), self._bent.split(spatial.PLANES, 2), strict=True)])
         self._bent[..., touched] = mid.bent(self._points[..., touched][:, :, None, None], *self._how)[:, :, 0, 0]
 
     def field(self) -> Tensor:

@@ -97,7 +97,12 @@ def toned(image: Tensor, curve: Tensor) -> Tensor:
 
 def _on_curve(intensity: Tensor) -> tuple[Tensor, Tensor]:
     """The lower of the two steps of a tone curve that an intensity lies between, and the share of the upper one."""
-    position = (intensity * (TONES - 1)).clamp(0, TONES - 1.001)
+    return _between(intensity * (TONES - 1), TONES)
+
+
+def _between(position: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The lower of the two of ``count`` steps that a position lies between, and the share of the upper one."""
+    position = position.clamp(0, count - 1.001)
     low = position.floor()
     return low.long(), position - low
 
@@ -132,7 +137,7 @@ class MutualInformation:
     def _information(self, moving: Tensor, fixed: Tensor) -> tuple[float, Tensor, Tensor]:
         """The measure, at least 1, and its derivatives by both images' intensities."""
         bins, weight = self.BINS, self.inside / self.inside.sum().clamp(min=1)
-        (i, u), (j, v) = (self._split(image) for image in (moving, fixed))
+        (i, u), (j, v) = (_between(image, bins) for image in (moving, fixed))
         corners = [((i + a) * bins + j + b, (u if a else 1 - u) * (v if b else 1 - v)) for a in (0, 1) for b in (0, 1)]
         joint = moving.new_zeros(bins * bins, dtype=torch.float64)
         for index, share in corners:
@@ -146,12 +151,6 @@ class MutualInformation:
         by_moving = (1 - v) * (slopes[2] - slopes[0]) + v * (slopes[3] - slopes[1])
         by_fixed = (1 - u) * (slopes[1] - slopes[0]) + u * (slopes[3] - slopes[2])
         return float(apart / both), weight * by_moving, weight * by_fixed
-
-    def _split(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The lower of the two bins that an intensity belongs to, and the share of the upper one."""
-        image = image.clamp(0, self.BINS - 1.001)
-        low = image.floor()
-        return low.long(), image - low
 
 
 def foreground(moving: Tensor, fixed: Tensor) -> Tensor:

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Shape = Sequence[int]
-SLAB = 16  # planes of a large grid looked at together, so that intermediate results stay in the CPU's cache
+PLANES = 16  # planes of a large grid looked at together, so that intermediate results stay in the CPU's cache
 
 
-def identity_grid(shape: Shape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-    """Voxel coordinates of every point of a grid, shape (3, X, Y, Z)."""
-    axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
+def identity_grid(shape: Shape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+                  first: Shape = (0, 0, 0)) -> Tensor:
+    """Voxel coordinates of every point of a grid, or of a part of one that begins at ``first``, (3, X, Y, Z)."""
+    axes = [torch.arange(a, a + n, device=device, dtype=dtype) for a, n in zip(first, shape, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
@@ -115,22 +116,21 @@ def _gather_nearest(volume: Tensor, coordinates: Tensor) -> Tensor:
 
 
 def warp(volume: Tensor, displacement: Tensor, mode: str = "linear", fill: float | None = None,
-         first: Sequence[int] = (0, 0, 0)) -> Tensor:
+         first: Shape = (0, 0, 0)) -> Tensor:
     """Sample ``volume`` at ``x + displacement(x)`` for every ``x`` of the displacement's grid.
 
     That grid is part of the volume's own; ``first`` is the index of its first voxel.
     """
-    axes = [torch.arange(a, a + n, device=displacement.device, dtype=displacement.dtype)
-            for a, n in zip(first, displacement.shape[2:], strict=True)]
-    return sample(volume, torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement, mode, fill)
+    grid = identity_grid(displacement.shape[2:], displacement.device, displacement.dtype, first)
+    return sample(volume, grid + displacement, mode, fill)
 
 
 def resample(volume: Tensor, matrix: Tensor, shape: Shape, mode: str = "linear", fill: float | None = 0.0) -> Tensor:
     """Sample ``volume`` at ``matrix @ x`` for every ``x`` of a new grid of ``shape``."""
     parts, shift = [], torch.eye(4, dtype=matrix.dtype, device=matrix.device)
-    for first in range(0, shape[0], SLAB):
+    for first in range(0, shape[0], PLANES):
         shift[0, 3] = first
-        grid = affine_grid(matrix @ shift, (min(SLAB, shape[0] - first), *shape[1:]))
+        grid = affine_grid(matrix @ shift, (min(PLANES, shape[0] - first), *shape[1:]))
         parts.append(sample(volume, grid, mode, fill))
     return torch.cat(parts, 2)
 
@@ -165,7 +165,7 @@ def flow(velocity: Tensor, points: Tensor, steps: int) -> Tensor:
         points: (1, 3, *shape) voxel coordinates.
         steps: of the path; three are enough for the few voxels that anatomy moves.
     """
-    return torch.cat([_followed(velocity, part, steps) for part in points.split(SLAB, 2)], 2)
+    return torch.cat([_followed(velocity, part, steps) for part in points.split(PLANES, 2)], 2)
 
 
 def _followed(velocity: Tensor, points: Tensor, steps: int) -> Tensor:
@@ -366,10 +366,10 @@ def smallest_determinant(displacement: Tensor) -> Tensor:
         displacement: (N, 3, X, Y, Z) in voxels.
     """
     parts = []
-    for first in range(0, displacement.shape[2], SLAB):
+    for first in range(0, displacement.shape[2], PLANES):
         low = max(0, first - 1)  # with a neighbour on either side
-        part = _one_sided(displacement[:, :, low:first + SLAB + 1])
-        parts.append(part[:, first - low:first - low + SLAB])
+        part = _one_sided(displacement[:, :, low:first + PLANES + 1])
+        parts.append(part[:, first - low:first - low + PLANES])
     return torch.cat(parts, 1)
 
 

@@ -1,24 +1,16 @@
 """What a person looks at: maps, kept results, surfaces, curves, views.  Runs in Slicer (ctest) and on the host."""
 
 import os
-import tempfile
 import unittest
 
 import numpy as np
 import slicer
-from SynthMorphSceneTest import description, volume
+from SynthMorphSceneTest import EmptyScene, description, volume
 from SynthMorphSlicerLib import curve, kept, maps, measures, printing, review, scene, surfaces
 from SynthMorphSlicerLib.selftest import headVolume
 
 
-class SynthMorphReviewTest(unittest.TestCase):
-    def setUp(self):
-        slicer.mrmlScene.Clear(0)
-        self.folder = tempfile.mkdtemp(dir=slicer.app.temporaryPath)
-
-    def tearDown(self):
-        scene.removeFolder(self.folder)
-
+class SynthMorphReviewTest(EmptyScene):
     def test_jacobianMap(self):
         """Folding is told from shrinking, however strong; the map's neighbours in value keep a colour of the scale."""
         fixed = volume(np.diag([2.0, 2, 2, 1]))

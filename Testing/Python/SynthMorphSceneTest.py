@@ -52,7 +52,9 @@ def smoothField(shape=(14, 15, 16), matrix=None, size=6.0):
     return np.stack([size * bump, -size / 2 * bump, size / 3 * bump], -1), matrix
 
 
-class SynthMorphSceneTest(unittest.TestCase):
+class EmptyScene(unittest.TestCase):
+    """Each test begins with an empty scene and a folder of its own."""
+
     def setUp(self):
         slicer.mrmlScene.Clear(0)
         self.folder = tempfile.mkdtemp(dir=slicer.app.temporaryPath)
@@ -60,6 +62,8 @@ class SynthMorphSceneTest(unittest.TestCase):
     def tearDown(self):
         scene.removeFolder(self.folder)
 
+
+class SynthMorphSceneTest(EmptyScene):
     def test_signs(self):
         checkSigns(self)
 
