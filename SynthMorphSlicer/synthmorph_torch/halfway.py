@@ -13,6 +13,8 @@ from .similarity import LocalCorrelation
 
 LOOKS = 40  # planes, about, that tell how the contrasts of the images are related
 SLAB = 600_000  # voxels looked at together on the CPU: of more, the intermediate results leave the cache
+PROFILE = 0.3  # sigma of what a point in a thick slice shows of its surroundings, in slices
+THICK = 2.0  # voxels of the mid-space; slices that are thinner than this do not matter
 
 Sample = Callable[[int, Tensor, Sequence[int]], Tensor]
 """Samples the moving (0) or fixed image (1) itself: matrix from the indices of a new grid to those of its network
@@ -27,7 +29,8 @@ class Scene:
     """
 
     def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, image_voxel: float,
-                 field_voxel: float, sample: Sample | None = None, brain: Tensor | None = None) -> None:
+                 field_voxel: float, sample: Sample | None = None, brain: Tensor | None = None,
+                 voxels: Sequence[Tensor] = ()) -> None:
         """
         Args:
             moving, fixed: network images (1, 1, N, N, N).
@@ -36,6 +39,8 @@ class Scene:
             image_voxel, field_voxel: voxel sizes of the images and of the field, as nearly as whole voxels allow.
             sample: samples images finer than those of the network; without it they are interpolated.
             brain: mask (1, 1, x, y, z) of what is to be compared; without it everything is.
+            voxels: edges of a voxel of the moving and of the fixed image itself, (3, 3) each, as columns in voxels of
+                its network image. Without them both images are taken to be equally fine.
         """
         assert mid.velocity is not None
         self.shape = [round(n * spacing / image_voxel) for n in mid.shape]
@@ -48,6 +53,10 @@ class Scene:
             finer = float(torch.linalg.det((matrix @ scale)[:3, :3]).abs()) < 0.9
             images.append(sample(k, matrix @ scale, self.shape) if sample and finer
                           else spatial.resample(image, matrix @ scale, self.shape))
+        if voxels:
+            edges = [torch.linalg.inv((matrix @ scale)[:3, :3]) @ edge
+                     for edge, matrix in zip(voxels, (mid.to_moving, mid.to_fixed), strict=True)]
+            images = [_as_coarse(images[0], *edges), _as_coarse(images[1], *edges[::-1])]
         inside = torch.ones_like(images[0]) if brain is None else F.interpolate(
             brain, size=self.shape, mode="trilinear")
         curves = self._curves(images, inside, spatial.regrid(mid.velocity, self.field_shape))
@@ -107,6 +116,22 @@ class Scene:
         values = F.interpolate(values.flatten(1, 2), size=self.shape[1:], mode="bilinear")[..., tile[1], tile[2]]
         forward, backward = (values / self.voxel).unflatten(1, (3, -1))
         return forward[None], backward[None]
+
+
+def _as_coarse(image: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    """An image with no more detail along any direction than another one has.
+
+    Args:
+        image: (1, 1, X, Y, Z).
+        own, other: edges of a voxel in which this and the other image were taken, (3, 3) columns in voxels of the grid.
+    """
+    lacking = PROFILE**2 * (other @ other.T - own @ own.T)
+    if float(torch.linalg.eigvalsh(lacking)[-1]) < (PROFILE * THICK)**2:
+        return image
+    waves = spatial.waves(image.shape[2:], image.device)
+    variance = (waves * torch.einsum("ab,bXYZ->aXYZ", lacking.to(waves), waves)).sum(0).clamp(min=0)
+    spectrum = torch.fft.rfftn(image, dim=(2, 3, 4)) * torch.exp(-variance / 2)
+    return torch.fft.irfftn(spectrum, s=image.shape[2:], dim=(2, 3, 4))
 
 
 def _tiles(inside: Tensor, reach: int) -> Iterator[Tile]:

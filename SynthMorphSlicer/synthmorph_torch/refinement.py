@@ -50,8 +50,8 @@ PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN
 
 
 def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int, regularization: float,
-           progress: Callable[[float], None] | None = None, sample: Sample | None = None, one_head: bool = False
-           ) -> MidSpace:
+           progress: Callable[[float], None] | None = None, sample: Sample | None = None, one_head: bool = False,
+           voxels: Sequence[Tensor] = ()) -> MidSpace:
     """Improve the velocity field of a mid-space by instance optimisation.
 
     Args:
@@ -63,6 +63,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         progress: called with the fraction done.
         sample: for levels finer than the network images; without it they are interpolated.
         one_head: the images show one person's head, so the field should be smooth.
+        voxels: edges of the images' own voxels, see :class:`halfway.Scene`.
 
     Returns:
         A mid-space around the brain, its velocity changed where that has raised the similarity.
@@ -77,7 +78,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         count = round(share * iterations) - done
         if not count or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
             continue
-        scene = Scene(moving, fixed, mid, spacing, level.images, level.field, sample, brain)
+        scene = Scene(moving, fixed, mid, spacing, level.images, level.field, sample, brain, voxels)
 
         def tell(k: int, done: int = done) -> None:
             if progress:
@@ -198,9 +199,7 @@ def smoothed(field: Tensor, solenoidal: float, irrotational: float) -> Tensor:
         irrotational: sigma for the part without curl, voxels.
     """
     shape = field.shape[2:]
-    frequencies = [torch.fft.fftfreq(n, device=field.device) for n in shape[:2]]
-    frequencies.append(torch.fft.rfftfreq(shape[2], device=field.device))
-    wave = 2 * torch.pi * torch.stack(torch.meshgrid(*frequencies, indexing="ij"))
+    wave = spatial.waves(shape, field.device)
     square = wave.square().sum(0)
     spectrum = torch.fft.rfftn(field[0], dim=(1, 2, 3))
     along = wave * ((wave * spectrum).sum(0) / square.clamp(min=1e-12))  # without curl: parallel to the wave vector

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import images, labels, polish, quality, refinement, spatial, transforms
 from .errors import DeviceError, ImageError, UsageError
-from .geometry import Space, network_space
+from .geometry import Space, index_map, network_space
 from .models import Networks
 from .networks import MidSpace
 from .residual import REFINED_VOXEL, Residual
@@ -183,7 +183,7 @@ class Model:
             stages.start("refinement", 0.5)
             result.mid = refinement.refine(
                 inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
-                options.regularization, stages.inner, result.sample, result.one_head)
+                options.regularization, stages.inner, result.sample, result.one_head, result.voxels)
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -242,6 +242,15 @@ class Registration:
         inputs, (x, y, z) = self.inputs, shape
         net = (inputs.moving_net, inputs.fixed_net)[which]
         return inputs.samplers[which].on(Space((x, y, z), net.matrix @ matrix.cpu().numpy()), inputs.fixed.device)
+
+    @property
+    def voxels(self) -> tuple[Tensor, Tensor]:
+        """Edges of a voxel of the moving and of the fixed image, (3, 3) each: columns, voxels of its network image."""
+        inputs = self.inputs
+        pairs = ((inputs.moving_net, self.moving), (inputs.fixed_net, self.fixed))
+        moving, fixed = (torch.as_tensor(index_map(Space.of(image), net)[:3, :3], device=inputs.fixed.device)
+                         for net, image in pairs)
+        return moving, fixed
 
     def finish(self, stages: Stages) -> Registration:
         """Express the networks' result as transforms between the native worlds."""

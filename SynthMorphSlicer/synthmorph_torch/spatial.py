@@ -352,6 +352,14 @@ def sqrtm(matrix: Tensor) -> Tensor:
     return homogeneous(torch.cat([root, half[:, None]], dim=1))
 
 
+def waves(shape: Shape, device: torch.device | str = "cpu") -> Tensor:
+    """Wave vectors of what ``torch.fft.rfftn`` makes of a grid, (3, X, Y, Z // 2 + 1), radians per voxel."""
+    x, y, z = shape
+    frequencies = (torch.fft.fftfreq(x, device=device), torch.fft.fftfreq(y, device=device),
+                   torch.fft.rfftfreq(z, device=device))
+    return 2 * torch.pi * torch.stack(torch.meshgrid(*frequencies, indexing="ij"))
+
+
 def jacobian_determinant(displacement: Tensor) -> Tensor:
     """Determinant of the gradient of ``x + displacement(x)`` by central differences, shape (N, X, Y, Z)."""
     return _determinant(torch.gradient(displacement, dim=(2, 3, 4)))

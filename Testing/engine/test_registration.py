@@ -188,6 +188,14 @@ def test_rigid_keeps_volume(compact, brains):
     np.testing.assert_allclose(linear @ linear.T, np.eye(3), atol=1e-9)
 
 
+def test_refinement_knows_the_voxels_of_the_images(compact, brains):
+    thick = sitk.BinShrink(brains[0], [1, 1, 5])
+    result = compact.register(thick, brains[1], "affine", refine=0)
+    for edges, image, net in zip(result.voxels, (thick, brains[1]), (result.inputs.moving_net, result.inputs.fixed_net),
+                                 strict=True):
+        np.testing.assert_allclose(net.matrix[:3, :3] @ edges.numpy(), Space.of(image).matrix[:3, :3], atol=1e-9)
+
+
 def test_provenance_is_complete(compact, result):
     record = result.provenance()
     assert record["model"] == "compact" and record["checksum"] == compact.checksum and record["device"] == "cpu"

@@ -150,6 +150,14 @@ def test_a_fold_between_neighbours_is_seen():
     assert spatial.smallest_determinant(field).min() < 0
 
 
+@pytest.mark.parametrize("planes", [1, 16, 17, 33])
+def test_looking_for_folds_part_by_part(planes, monkeypatch):
+    field = torch.randn(2, 3, planes, 5, 4, generator=torch.Generator().manual_seed(3))
+    parts = spatial.smallest_determinant(field)
+    monkeypatch.setattr(spatial, "PLANES", planes)
+    torch.testing.assert_close(parts, spatial.smallest_determinant(field), rtol=0, atol=0)
+
+
 # Matrices ----------------------------------------------------------------------------------------------------
 
 CASES = range(12)
