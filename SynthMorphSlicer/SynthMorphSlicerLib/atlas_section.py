@@ -257,8 +257,8 @@ class AtlasSection:
         self.ui.atlasLabel.visible = True
         self.panel.showStatus(parts[0])
         if made["doubtful"]:
-            self.panel.warn(_("Look closely: {atlases} and the patient do not look alike where the registration puts "
-                              "them.").format(atlases=", ".join(made["doubtful"])))
+            self.panel.warn(_("Look closely at these atlases, which do not look like the patient where the "
+                              "registration puts them: {atlases}.").format(atlases=", ".join(made["doubtful"])))
         if self.panel.parameters is not None:
             views.show(settings.patientVolume)
 

@@ -148,6 +148,15 @@ def test_images_with_nothing_in_common_are_doubtful_at_first_sight(good):
     assert review.is_doubtful(dataclasses.replace(good, moving=noise))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_head_beside_the_other_is_doubtful_at_first_sight(good, axis):
+    there, back = cases.truth(), np.linalg.inv(cases.truth())
+    beside = np.eye(4)
+    beside[axis, 3] = 40.0
+    forward, backward = (transforms.affine_transform(m) for m in (there @ beside, np.linalg.inv(beside) @ back))
+    assert review.is_doubtful(dataclasses.replace(good, forward=forward, backward=backward))
+
+
 @pytest.mark.parametrize(("key", "value", "status"), [
     ("folding_percent", 0.05, "look"), ("folding_percent", 1.0, "bad"), ("sd_log", 0.7, "look"), ("sd_log", 1.5, "bad"),
     ("jacobian_max", 100.0, "bad"), ("consistency_p95", 2.5, "look"), ("mean_dice", 0.7, ""), ("mean_dice", 0.3, "bad"),

@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> int:
     for fault in result.faults:
         print(f"Left out: {fault.sentence}")
     if result.doubtful:
-        print(f"Look closely: {', '.join(result.doubtful)} and the patient do not look alike where the registration "
-              "puts them.")
+        print("Look closely at these atlases, which do not look like the patient where the registration puts them: "
+              f"{', '.join(result.doubtful)}.")
     if result.cancelled:
         print(f"Stopped: {len(result.propagated)} of {len(atlases)} atlases were done and are kept.")
     for path in written:
