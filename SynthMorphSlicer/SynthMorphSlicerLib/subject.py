@@ -79,12 +79,13 @@ def pairs(fixedPoints, movingPoints, strict=True):
     """
     if fixedPoints is None or movingPoints is None:
         return None
-    counts = [node.GetNumberOfControlPoints() for node in (fixedPoints, movingPoints)]
-    if strict and counts[0] != counts[1]:
+    # a point that follows the mouse before it is placed is in the list, too, but not defined
+    placed = [node.GetNumberOfDefinedControlPoints() for node in (fixedPoints, movingPoints)]
+    if strict and placed[0] != placed[1]:
         raise InputError(_("There are {fixed} landmarks in the fixed and {moving} in the moving volume: every point "
-                           "needs its partner.").format(fixed=counts[0], moving=counts[1]))
+                           "needs its partner.").format(fixed=placed[0], moving=placed[1]))
     found = {"fixed": [], "moving": [], "names": []}
-    for index in range(min(counts)):
+    for index in range(min(node.GetNumberOfControlPoints() for node in (fixedPoints, movingPoints))):
         if any(node.GetNthControlPointPositionStatus(index) != DEFINED for node in (fixedPoints, movingPoints)):
             continue
         found["fixed"].append(worldPoint(fixedPoints, index, scene.parentToWorld(fixedPoints)).tolist())

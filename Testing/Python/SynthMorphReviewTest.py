@@ -5,12 +5,30 @@ import unittest
 
 import numpy as np
 import slicer
+import vtk
 from SynthMorphSceneTest import EmptyScene, description, volume
-from SynthMorphSlicerLib import curve, kept, maps, measures, printing, review, scene, surfaces
+from SynthMorphSlicerLib import curve, kept, maps, measures, printing, review, scene, subject, surfaces
+from SynthMorphSlicerLib.job import InputError
 from SynthMorphSlicerLib.selftest import headVolume
 
 
 class SynthMorphReviewTest(EmptyScene):
+    def test_landmarkThatFollowsTheMouse(self):
+        """A point that is not placed yet neither lacks a partner nor is one."""
+        lists = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode") for _ in range(2)]
+        for node in lists:
+            node.AddControlPoint(vtk.vtkVector3d(1, 2, 3), "spot")
+        for node, placed in ((lists[0], 2), (lists[1], 1)):
+            node.AddControlPoint(vtk.vtkVector3d(4, 5, 6))
+            node.SetNthControlPointPosition(1, 4, 5, 6, slicer.vtkMRMLMarkupsNode.PositionPreview)
+            if placed == 2:
+                self.assertEqual(subject.pairs(*lists)["names"], ["spot"])
+                node.SetNthControlPointPosition(1, 4, 5, 6, slicer.vtkMRMLMarkupsNode.PositionDefined)
+            with self.assertRaisesRegex(InputError, "2 landmarks in the fixed and 1 in the moving"):
+                subject.pairs(*lists)
+        lists[1].SetNthControlPointPosition(1, 4, 5, 6, slicer.vtkMRMLMarkupsNode.PositionDefined)
+        self.assertEqual(len(subject.pairs(*lists)["names"]), 2)
+
     def test_jacobianMap(self):
         """Folding is told from shrinking, however strong; the map's neighbours in value keep a colour of the scale."""
         fixed = volume(np.diag([2.0, 2, 2, 1]))
