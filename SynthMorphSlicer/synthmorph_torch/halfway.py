@@ -65,7 +65,7 @@ class Scene:
 
     def _curves(self, images: Sequence[Tensor], inside: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """Tones of the moving image in those of the fixed one, and the other way, going by planes half-way."""
-        halves, seen = self._halves(velocity), []
+        halves, seen = halves_of(velocity), []
         rows, columns = (slice(0, n) for n in self.shape[1:])
         for x in range(0, self.shape[0], max(1, self.shape[0] // LOOKS)):
             displacements = self._enlarged(halves, (slice(x, x + 1), rows, columns))
@@ -78,7 +78,7 @@ class Scene:
 
     def ascent(self, velocity: Tensor) -> tuple[float, Tensor]:
         """Similarity of the images warped half-way, and its ascent direction on the field's grid."""
-        halves, halo = self._halves(velocity), self.measure.halo
+        halves, halo = halves_of(velocity), self.measure.halo
         total, weight = 0.0, 0.0
         # averaged over the field's voxels along two axes at once, so that the whole is never stored
         direction = velocity.new_zeros(3, self.shape[0], *self.field_shape[1:])
@@ -99,12 +99,6 @@ class Scene:
         core = (slice(s.start - w.start, s.stop - w.start) for s, w in zip(tile, wider, strict=True))
         return wider, (slice(None), *core)
 
-    def _halves(self, velocity: Tensor) -> Tensor:
-        """Half-way displacements of the moving and of the fixed image, (2, 3, x, y, z) in voxels of the field."""
-        halves = torch.cat([velocity, -velocity]) / 2
-        # one step by the midpoint rule, which is enough for the few voxels that they are long, and quick
-        return spatial.warp(halves, halves / 2)
-
     def _enlarged(self, halves: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
         """The displacements of both images in a part of their grid, (1, 3, X, Y, Z) in voxels of that grid."""
         n, planes = self.field_shape[0], tile[0]
@@ -116,6 +110,13 @@ class Scene:
         values = F.interpolate(values.flatten(1, 2), size=self.shape[1:], mode="bilinear")[..., tile[1], tile[2]]
         forward, backward = (values / self.voxel).unflatten(1, (3, -1))
         return forward[None], backward[None]
+
+
+def halves_of(velocity: Tensor) -> Tensor:
+    """Half-way displacements of the moving and of the fixed image, (2, 3, x, y, z) in voxels, for (1, 3, x, y, z)."""
+    halves = torch.cat([velocity, -velocity]) / 2
+    # one step by the midpoint rule, which is enough for the few voxels that they are long, and quick
+    return spatial.warp(halves, halves / 2)
 
 
 def _as_coarse(image: Tensor, own: Tensor, other: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ from .stages import Progress, Stages
 
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
 EXTENTS = (192, 256)
+NOT_REFINED = ("The refinement was left out, because it pulled apart structures that the networks see in both images: "
+               "the contrasts tell too little of each other. The warp follows the networks alone.")
 UNFOLDING = 12  # times that a refined velocity may be smoothed where it folds
 
 
@@ -121,7 +123,7 @@ class Model:
         while True:
             try:
                 result = attempt(model, options)
-                result.notes = notes
+                result.notes = notes + result.notes
                 return result
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -181,9 +183,14 @@ class Model:
         result.mid = dataclasses.replace(result.start, velocity=velocity)
         if iterations:
             stages.start("refinement", 0.5)
-            result.mid = refinement.refine(
-                inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
-                options.regularization, stages.inner, result.sample, result.one_head, result.voxels)
+            spacing = mid_spacing(inputs, result.mid)
+            refined = refinement.refine(inputs.moving, inputs.fixed, result.mid, spacing, iterations,
+                                        options.regularization, stages.inner, result.sample, result.one_head,
+                                        result.voxels)
+            if refinement.went_astray(result.mid, refined, spacing):
+                result.notes.append(NOT_REFINED)
+            else:
+                result.mid, result.refined = refined, True
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -223,6 +230,7 @@ class Registration:
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     seconds: dict[str, float] = field(default_factory=dict)
     one_head: bool = False  # both images show one head, so the affine part is a rigid motion found on the images
+    refined: bool = False  # by instance optimisation, and with success
     notes: list[str] = field(default_factory=list)  # what had to be done otherwise than asked
 
     @property
@@ -272,7 +280,7 @@ class Registration:
     def _express(self, affine: np.ndarray) -> None:
         """Set both transforms; smooth a refined velocity where they would fold."""
         there, back = self._residual(True), self._residual(False)
-        if self.iterations:
+        if self.refined:
             for attempt in range(UNFOLDING):
                 places = torch.cat([there.folds(), back.folds()])
                 if not len(places):
@@ -287,7 +295,7 @@ class Registration:
 
     def _residual(self, forward: bool) -> Residual:
         assert self.mid is not None
-        inputs, networks, exactly = self.inputs, self.model.networks, bool(self.iterations)
+        inputs, networks, exactly = self.inputs, self.model.networks, self.refined
         lattice, source = ((inputs.residual_net, inputs.fixed_net) if forward else
                            (inputs.opposite_net, inputs.moving_net))
         lattice = lattice.scaled(REFINED_VOXEL / networks.spacing if exactly else networks.residual_factor)

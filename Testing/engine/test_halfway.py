@@ -50,8 +50,8 @@ def test_only_the_brain_is_looked_at(scene_of, velocity):
     assert float(within[..., 0].abs().max()) == 0 < float(everywhere[..., 0].abs().max())
 
 
-def test_half_way_there_is_half_the_flow(scene_of, velocity):
-    forward, backward = scene_of()._halves(velocity)
+def test_half_way_there_is_half_the_flow(velocity):
+    forward, backward = halfway.halves_of(velocity)
     for found, sign in ((forward, 1), (backward, -1)):
         expected = spatial.flow(sign * velocity / 2, spatial.identity_grid(SHAPE)[None], 8)[0]
         inner = (slice(None), *(slice(3, -3),) * 3)
@@ -60,7 +60,7 @@ def test_half_way_there_is_half_the_flow(scene_of, velocity):
 
 def test_displacements_for_a_part_are_those_of_the_whole(scene_of, velocity):
     scene = scene_of()
-    halves = scene._halves(velocity)
+    halves = halfway.halves_of(velocity)
     whole = F.interpolate(halves, size=scene.shape, mode="trilinear") / scene.voxel
     tile = (slice(5, 14), slice(0, 17), slice(8, scene.shape[2]))
     for found, expected in zip(scene._enlarged(halves, tile), whole, strict=True):

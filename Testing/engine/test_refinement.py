@@ -8,7 +8,7 @@ import pytest
 import torch
 from synthmorph_torch import refinement, spatial
 from synthmorph_torch.networks import MidSpace
-from synthmorph_torch.refinement import refine, smoothed, smoothed_around
+from synthmorph_torch.refinement import overlap, refine, smoothed, smoothed_around, went_astray
 from synthmorph_torch.similarity import box, gaussian, local_correlation, toned, tones
 
 
@@ -187,3 +187,18 @@ def test_smoothing_tells_turning_from_swelling():
 def test_small_lambdas_smooth_less():
     factors = [refinement.stiffness(lam) for lam in (0.05, 0.1, 0.3, 0.5, 0.7, 0.9)]
     assert factors == sorted(factors) and refinement.stiffness(0.5) == 1.0
+
+
+def test_structures_pulled_apart_are_noticed():
+    """Two maps that lie upon each other: a velocity that moves them apart is worse than none, a still one is not."""
+    before = still(48)
+    maps = torch.cat([blobs(k, before.shape[0]) for k in range(2)], 1)
+    maps = (maps > maps.mean()).float()
+    before = dataclasses.replace(before, features=(maps, maps))
+    apart = torch.zeros(1, 3, *before.shape)
+    apart[:, 0] = 6.0
+    assert overlap((maps, maps), torch.zeros_like(apart)) == pytest.approx(1.0)
+    assert went_astray(before, dataclasses.replace(before, velocity=apart), 3.0)
+    assert not went_astray(before, dataclasses.replace(before, velocity=0.05 * apart), 3.0)
+    unseen = dataclasses.replace(before, features=None)
+    assert not went_astray(unseen, dataclasses.replace(unseen, velocity=apart), 3.0)

@@ -159,6 +159,14 @@ def test_no_voxel_folds(compact, brains):
     assert sitk.GetArrayFromImage(result.jacobian()).min() > 0
 
 
+def test_a_refinement_that_goes_astray_is_left_out_and_that_is_said(compact, brains, result, monkeypatch):
+    monkeypatch.setattr(registration.refinement, "went_astray", lambda *_: True)
+    found = compact.register(*brains, refine=2)
+    assert "left out" in found.notes[0] and not result.notes
+    points = Space.of(brains[1]).center + np.random.default_rng(2).uniform(-50, 50, (500, 3))
+    np.testing.assert_allclose(*(transforms.apply_to_points(r.fixed_to_moving, points) for r in (found, result)))
+
+
 def stored_determinant(result):
     """Smallest Jacobian determinant of the residual field on the grid that it is stored on."""
     field = sitk.CompositeTransform(result.fixed_to_moving).GetNthTransform(1)
