@@ -7,6 +7,7 @@ field in the mid-space, and express the result between the native spaces.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,8 +27,8 @@ from .stages import Progress, Stages
 
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
 EXTENTS = (192, 256)
-NOT_REFINED = ("The refinement was left out, because it pulled apart structures that the networks see in both images: "
-               "the contrasts tell too little of each other. The warp follows the networks alone.")
+CAREFUL = ("The contrasts of the two images tell little of each other, so the warp was refined again, more smoothly: "
+           "look at it closely.")
 UNFOLDING = 12  # times that a refined velocity may be smoothed where it folds
 
 
@@ -183,16 +184,24 @@ class Model:
         result.mid = dataclasses.replace(result.start, velocity=velocity)
         if iterations:
             stages.start("refinement", 0.5)
-            spacing = mid_spacing(inputs, result.mid)
-            refined = refinement.refine(inputs.moving, inputs.fixed, result.mid, spacing, iterations,
-                                        options.regularization, stages.inner, result.sample, result.one_head,
-                                        result.voxels)
-            if refinement.went_astray(result.mid, refined, spacing):
-                result.notes.append(NOT_REFINED)
-            else:
-                result.mid, result.refined = refined, True
+            result.mid = self._refined(result, stages)
         result.net_affine = result.mid.affine
         return result.finish(stages)
+
+    @staticmethod
+    def _refined(result: Registration, stages: Stages) -> MidSpace:
+        """Instance optimisation; a second time, more carefully, if it has pulled apart what the networks see."""
+        inputs, options, mid = result.inputs, result.options, result.mid
+        assert mid is not None
+        spacing = mid_spacing(inputs, mid)
+        refine = functools.partial(
+            refinement.refine, inputs.moving, inputs.fixed, mid, spacing, result.iterations, options.regularization,
+            sample=result.sample, one_head=result.one_head, voxels=result.voxels)
+        refined = refine(progress=stages.inner)
+        if not refinement.went_astray(mid, refined, spacing):
+            return refined
+        result.notes.append(CAREFUL)
+        return refine(careful=True)
 
     def _align(self, result: Registration, on_images: bool) -> None:
         """Find the mid-space, with a rigid motion found on the images themselves where that is better."""
@@ -230,7 +239,6 @@ class Registration:
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     seconds: dict[str, float] = field(default_factory=dict)
     one_head: bool = False  # both images show one head, so the affine part is a rigid motion found on the images
-    refined: bool = False  # by instance optimisation, and with success
     notes: list[str] = field(default_factory=list)  # what had to be done otherwise than asked
 
     @property
@@ -280,7 +288,7 @@ class Registration:
     def _express(self, affine: np.ndarray) -> None:
         """Set both transforms; smooth a refined velocity where they would fold."""
         there, back = self._residual(True), self._residual(False)
-        if self.refined:
+        if self.iterations:
             for attempt in range(UNFOLDING):
                 places = torch.cat([there.folds(), back.folds()])
                 if not len(places):
@@ -295,7 +303,7 @@ class Registration:
 
     def _residual(self, forward: bool) -> Residual:
         assert self.mid is not None
-        inputs, networks, exactly = self.inputs, self.model.networks, self.refined
+        inputs, networks, exactly = self.inputs, self.model.networks, bool(self.iterations)
         lattice, source = ((inputs.residual_net, inputs.fixed_net) if forward else
                            (inputs.opposite_net, inputs.moving_net))
         lattice = lattice.scaled(REFINED_VOXEL / networks.spacing if exactly else networks.residual_factor)
