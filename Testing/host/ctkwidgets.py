@@ -3,6 +3,7 @@
 Drawn with plain Qt widgets: behaviour is CTK's as far as the module uses it, looks are close, not equal.
 """
 
+import re
 import sys
 import types
 
@@ -142,23 +143,38 @@ class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
 class ctkPathLineEdit(pythonqt.Accent, QtWidgets.QWidget):
     """A path with a browse button (which the host leaves without a dialog).
 
-    Has no ``Files`` and ``Dirs``, as with some builds on Qt 6: such filters belong into the .ui file, where the host
-    does not look at them.
+    Speaks of a path only if the name filters accept it, and never of an empty one, as CTK does.  Has no ``Files`` and
+    ``Dirs``, as with some builds on Qt 6: such filters belong into the .ui file, where the host does not look at them.
     """
 
     currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
 
     def __init__(self, parent=None):
         super().__init__(parent)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self._edit = QtWidgets.QLineEdit(self)
-        self._edit.textChanged.connect(self.currentPathChanged)
+        self._edit.textChanged.connect(self._textChanged)
         layout.addWidget(self._edit)
         layout.addWidget(QtWidgets.QToolButton(self, text="…"))
         self._filters = 0
         self._nameFilters = []
+        self._isValid = False
         self._settingKey = ""
+
+    def _isAcceptable(self, text):
+        """CTK's rule: one word after "*." of every filter counts, and its last letter may be missing."""
+        words = [match[1] for names in self._nameFilters for name in re.sub(r".*\((.*)\)$", r"\1", names).split()
+                 if (match := re.search(r"\*\.(\w+)", name))]
+        return re.fullmatch("|".join(rf".*\.{word}?" for word in words) or ".+", text) is not None
+
+    def _textChanged(self, text):
+        wasValid, self._isValid = self._isValid, self._isAcceptable(text)
+        if self._isValid:
+            self.currentPathChanged.emit(text)
+        if self._isValid != wasValid:
+            self.validInputChanged.emit(self._isValid)
 
     currentPath = Property(str, lambda self: self._edit.text(), lambda self, path: self._edit.setText(path))
     filters = Property(int, lambda self: self._filters, _store("_filters"))
