@@ -14,7 +14,7 @@ from .compare_section import CompareSection
 from .device_section import DeviceSection
 from .examine_section import ExamineSection
 from .import_section import ImportSection
-from .job import OUTPUTS, InputError, settingsOf
+from .job import OUTPUTS, InputError, isSameLambda, lambdaOf, settingsOf
 from .landmark_section import LandmarkSection
 from .moving_section import MovingSection
 from .parameters import SynthMorphParameterNode
@@ -107,7 +107,7 @@ class Panel(slicer.util.VTKObservationMixin):
             self.parameters = None
         if node is not None:
             self.parameters = SynthMorphParameterNode(node)
-            self._followed = self.parameters.regularization if self._followed is None else self._followed
+            self._followed = lambdaOf(self.parameters) if self._followed is None else self._followed
             self._guiTag = self.parameters.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
             self.tickedSection.show()
@@ -201,7 +201,7 @@ class Panel(slicer.util.VTKObservationMixin):
         """True if the slider asks for another lambda of the registration that is shown."""
         parameters = self.parameters
         return (parameters is not None and self.logic.canChangeRegularization()
-                and parameters.regularization != self._followed and _isAbout(self.logic.job, parameters))
+                and not isSameLambda(lambdaOf(parameters), self._followed) and _isAbout(self.logic.job, parameters))
 
     def updateButtons(self):
         """All buttons say what they would do, or what is missing; to be called when work has been started."""
@@ -274,7 +274,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onFollow(self):
         """Send the slider's lambda if the result does not show it yet."""
         if self._hasNewLambda():
-            self._changeLambda(self.parameters.regularization, preview=True)
+            self._changeLambda(lambdaOf(self.parameters), preview=True)
 
     def _changeLambda(self, value, preview):
         self._followed = value

@@ -80,7 +80,10 @@ class ctkCollapsibleButton(pythonqt.Accent, QtWidgets.QWidget):
 
 
 class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
-    """A slider and a spin box that hold one number; ``tracking`` off reports only when the slider is released."""
+    """A slider and a spin box that hold one number; ``tracking`` off reports only when the slider is released.
+
+    Like CTK's it counts in steps, and does not round what comes of it: seven times 0.05 is 0.35000000000000003.
+    """
 
     valueChanged = Signal(float)
     valueIsChanging = Signal(float)
@@ -103,7 +106,11 @@ class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
 
     def _fromSlider(self):
         low, high = self._spinBox.minimum(), self._spinBox.maximum()
-        return low + (high - low) * self._slider.value() / self.STEPS
+        return self._inSteps(low + (high - low) * self._slider.value() / self.STEPS)
+
+    def _inSteps(self, value):
+        step = self._spinBox.singleStep()
+        return min(max(step * round(value / step), self._spinBox.minimum()), self._spinBox.maximum())
 
     def _sliderMoved(self):
         value = self._fromSlider()
@@ -119,6 +126,8 @@ class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
             widget.blockSignals(True)
             widget.setValue(number)
             widget.blockSignals(False)
+        if abs(value - self._inSteps(value)) < 1e-9:
+            value = self._inSteps(value)
         if value != self._number:
             self._number = value
             self.valueChanged.emit(value)

@@ -164,6 +164,14 @@ def test_register_then_move_lambda(host, ready):
     assert np.abs(slicer.util.arrayFromVolume(moved) - before).max() > 0
     assert red.mrmlSliceNode().GetSliceOffset() == pytest.approx(11.0)
 
+    # the slider's sum of steps is not a lambda of its own: nothing is made twice, and nobody reads it
+    ready.ui.regularizationSlider.value = 0.35
+    assert ready.parameters.regularization == 7 * 0.05 != 0.35
+    assert host.wait(lambda: moved.GetAttribute("SynthMorph.lambda") == "0.35" and not ready.logic.isBusy(), 120)
+    ready.showLambda(0.35)
+    host.wait(lambda: False, 0.4)
+    assert not ready.logic.isBusy() and ready.logic.job.settings.regularization == 0.35
+
     # register again: the same nodes
     ready.ui.applyButton.click()
     finished(host, ready)
