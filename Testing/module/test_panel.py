@@ -349,6 +349,25 @@ def test_settings_survive_save_and_reload(host, panel, tmp_path):
     assert panel.ui.makeJacobianCheckBox.checked
 
 
+def test_an_output_that_is_removed_is_not_replaced_by_its_neighbour(panel):
+    import slicer
+    for member, selector in (("outputTransform", panel.ui.outputTransformSelector),
+                             ("outputVolume", panel.ui.outputVolumeSelector),
+                             ("outputJacobian", panel.ui.outputJacobianSelector),
+                             ("outputSegmentation", panel.ui.outputSegmentationSelector),
+                             ("atlasSegmentation", panel.ui.atlasSegmentationSelector)):
+        nodes = [slicer.mrmlScene.AddNewNodeByClass(selector.nodeTypes[0], name) for name in ("a", "b", "c")]
+        selector.setCurrentNode(nodes[1])
+        slicer.mrmlScene.RemoveNode(nodes[0])
+        assert getattr(panel.parameters, member) is nodes[1], member
+        slicer.mrmlScene.RemoveNode(nodes[1])
+        assert selector.currentNode() is None and getattr(panel.parameters, member) is None, member
+    panel.ui.fixedVolumeSelector.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"))
+    panel.parameters.outputVolume = panel.parameters.fixedVolume
+    slicer.mrmlScene.RemoveNode(panel.parameters.fixedVolume)
+    assert panel.parameters.outputVolume is None
+
+
 def test_devices_are_listed_and_a_missing_one_stays_chosen(host, panel):
     panel.parameters.device = "cuda:7"
     assert panel.ui.deviceComboBox.currentText == "cuda:7 (not found)"
