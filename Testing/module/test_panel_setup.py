@@ -141,6 +141,27 @@ def test_an_extension_that_cannot_be_asked_installs_its_own_way(host, setup, mon
     assert "(no network)" in panel.ui.statusLabel.text
 
 
+class ExtensionsManager:
+    """qSlicerExtensionsManagerModel as far as it is called."""
+
+    interactive = True
+
+    def installExtensionFromServer(self, name, restart):
+        self.asked = (name, restart, self.interactive)
+        return True
+
+
+def test_the_extension_is_installed_after_one_question(host, setup, monkeypatch):
+    import slicer
+    manager = ExtensionsManager()
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: manager)
+    panel = setup()
+    panel.ui.installButton.click()
+    assert len(setup.asked) == 1 and manager.asked == ("PyTorch", False, False) and manager.interactive
+    assert "restart Slicer" in panel.ui.statusLabel.text
+
+
 # Weights and Python
 
 
