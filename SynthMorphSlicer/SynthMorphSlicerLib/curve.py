@@ -3,6 +3,8 @@
 import qt
 from slicer.i18n import tr as _
 
+from .job import isSameLambda
+
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 62, 56, 14, 40
 INK, QUIET, LINE, MARKED = "#1a1f24", "#5b6570", "#2b6cb0", "#d9480f"
@@ -36,7 +38,7 @@ def draw(points, regularization=None):
     for (x0, y0), (x1, y1) in zip(places, places[1:]):
         painter.drawLine(x0, y0, x1, y1)
     for (x, y), (_x, _y, value) in zip(places, known):
-        isMarked = regularization is not None and abs(value - regularization) < 0.005
+        isMarked = regularization is not None and isSameLambda(value, regularization)
         painter.setPen(qt.QPen(qt.QColor(MARKED if isMarked else LINE), 2))
         painter.setBrush(qt.QBrush(qt.QColor(MARKED if isMarked else LINE)))
         painter.drawEllipse(x - RADIUS, y - RADIUS, 2 * RADIUS, 2 * RADIUS)

@@ -11,9 +11,11 @@ class ImportSection:
 
     def __init__(self, ui, logic, panel):
         self.ui, self.logic, self.panel = ui, logic, panel
-        ui.transformPathLineEdit.nameFilters = [_("FreeSurfer transforms ({patterns})").format(
-            patterns=" ".join(f"*{ending}" for ending in FREESURFER_FILES))]
+        # CTK reads one word after "*." and would accept no file with two endings
+        patterns = " ".join("*." + ending.rpartition(".")[2] for ending in FREESURFER_FILES)
+        ui.transformPathLineEdit.nameFilters = [_("FreeSurfer transforms ({patterns})").format(patterns=patterns)]
         ui.transformPathLineEdit.connect("currentPathChanged(QString)", lambda path: self.update())
+        ui.transformPathLineEdit.connect("validInputChanged(bool)", lambda isValid: self.update())
         ui.loadTransformButton.connect("clicked(bool)", self.onLoad)
         self.toolTip = ui.loadTransformButton.toolTip
 

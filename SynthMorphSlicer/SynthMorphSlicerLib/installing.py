@@ -135,11 +135,20 @@ def description():
 def installExtension():
     """Install the PyTorch extension; returns one sentence on how it went."""
     manager = slicer.app.extensionsManagerModel()
-    restart = False  # the user decides when
-    if manager is None or not manager.installExtensionFromServer("PyTorch", restart):
+    if manager is None or not _installQuietly(manager, "PyTorch"):
         return _("The PyTorch extension could not be installed: install it from the Extensions Manager, or choose "
                  "another Python that has PyTorch.")
     return _("The PyTorch extension is installed: restart Slicer, then press this button again.")
+
+
+def _installQuietly(manager, name):
+    """Install an extension without the manager's own question: the user has just said yes."""
+    asks, manager.interactive = manager.interactive, False
+    restart = False  # the user decides when
+    try:
+        return manager.installExtensionFromServer(name, restart)
+    finally:
+        manager.interactive = asks
 
 
 def installTorchBlocking():

@@ -26,10 +26,20 @@ class Settings:
     threads: int = 0
 
 
+def lambdaOf(parameters):
+    """The lambda of a parameter node, which holds the slider's sums of steps, such as 0.35000000000000003."""
+    return round(parameters.regularization, 2)
+
+
+def isSameLambda(first, second):
+    """True if two lambdas are one to the slider, which shows two decimals."""
+    return abs(first - second) < 0.005
+
+
 def settingsOf(parameters):
     """How to register, as a parameter node says."""
     return Settings(
-        transform=parameters.transformType.value, regularization=parameters.regularization,
+        transform=parameters.transformType.value, regularization=lambdaOf(parameters),
         model=parameters.model.value, device=parameters.device, extent=parameters.extent, steps=parameters.steps,
         refinement=None if parameters.refinement < 0 else parameters.refinement,
         precision=parameters.precision.value, threads=parameters.threads)

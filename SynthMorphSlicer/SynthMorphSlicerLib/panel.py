@@ -8,13 +8,13 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment, scene, segments, stages
+from . import environment, output_nodes, scene, segments, stages
 from .atlas_section import AtlasSection
 from .compare_section import CompareSection
 from .device_section import DeviceSection
 from .examine_section import ExamineSection
 from .import_section import ImportSection
-from .job import OUTPUTS, InputError, settingsOf
+from .job import OUTPUTS, InputError, isSameLambda, lambdaOf, settingsOf
 from .landmark_section import LandmarkSection
 from .moving_section import MovingSection
 from .parameters import SynthMorphParameterNode
@@ -66,10 +66,11 @@ class Panel(slicer.util.VTKObservationMixin):
         self._sections = (self.reviewSection, self.examineSection, self.landmarkSection, self.compareSection,
                           self.atlasSection)  # those that remember something of the scene
         self._connect()
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self._onSceneStartImport)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._onSceneEndImport)
+        for event in ("StartClose", "EndClose", "StartImport", "EndImport"):
+            self.addObserver(slicer.mrmlScene, getattr(slicer.mrmlScene, f"{event}Event"),
+                             getattr(self, f"_onScene{event}"))
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeAboutToBeRemoved,
+                         priority=1.0)  # before the selectors
         self.setParameterNode(self._getParameterNode())
 
     # Life cycle
@@ -107,7 +108,7 @@ class Panel(slicer.util.VTKObservationMixin):
             self.parameters = None
         if node is not None:
             self.parameters = SynthMorphParameterNode(node)
-            self._followed = self.parameters.regularization if self._followed is None else self._followed
+            self._followed = lambdaOf(self.parameters) if self._followed is None else self._followed
             self._guiTag = self.parameters.connectGui(self.ui)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
             self.tickedSection.show()
@@ -133,6 +134,12 @@ class Panel(slicer.util.VTKObservationMixin):
         # later, because the node selectors only now begin to list what was imported
         qt.QTimer.singleShot(0, lambda: self._onSceneEndClose(caller, event))
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeAboutToBeRemoved(self, caller, event, node):
+        # a selector would go on to the node below, which the next run would then overwrite
+        if self.parameters is not None:
+            output_nodes.drop(self.parameters, lambda other: other is node, "atlasSegmentation")
+
     def _connect(self):
         ui = self.ui
         self._pollTimer.connect("timeout()", self._onPoll)
@@ -144,11 +151,7 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def wanted(self):
         """Outputs that are asked for: name -> node, or True for a new one."""
-        if self.parameters is None:
-            return {}
-        nodes = {name: (getattr(self.parameters, f"make{name.capitalize()}"),
-                        getattr(self.parameters, f"output{name.capitalize()}")) for name in OUTPUTS}
-        return {name: node or True for name, (make, node) in nodes.items() if make}
+        return {} if self.parameters is None else output_nodes.wanted(self.parameters)
 
     def settings(self):
         """The settings, also when the user has left the module meanwhile: they learn of results all the same."""
@@ -192,16 +195,13 @@ class Panel(slicer.util.VTKObservationMixin):
         if pair == self._pair or None in pair:
             return
         self._pair = pair
-        for name in OUTPUTS:
-            node = getattr(self.parameters, f"output{name.capitalize()}")
-            if node is not None and scene.originOf(node) not in ((None, None), pair):
-                setattr(self.parameters, f"output{name.capitalize()}", None)
+        output_nodes.drop(self.parameters, lambda node: scene.originOf(node) not in ((None, None), pair))
 
     def _hasNewLambda(self):
         """True if the slider asks for another lambda of the registration that is shown."""
         parameters = self.parameters
         return (parameters is not None and self.logic.canChangeRegularization()
-                and parameters.regularization != self._followed and _isAbout(self.logic.job, parameters))
+                and not isSameLambda(lambdaOf(parameters), self._followed) and _isAbout(self.logic.job, parameters))
 
     def updateButtons(self):
         """All buttons say what they would do, or what is missing; to be called when work has been started."""
@@ -246,7 +246,7 @@ class Panel(slicer.util.VTKObservationMixin):
                 onFinished(outputs)
 
         self.logic.keepTemporaryFiles = parameters.keepTemporaryFiles
-        outputs = {f"output{name.capitalize()}": node for name, node in self.wanted().items()}
+        outputs = {output_nodes.MEMBERS[name]: node for name, node in self.wanted().items()}
         outputs.setdefault("outputTransform", None)
         replaceEdited = bool(parameters.carriedLabels) and self.mayReplace(outputs.get("outputSegmentation"))
         self.watch(_("Starting"))
@@ -274,7 +274,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onFollow(self):
         """Send the slider's lambda if the result does not show it yet."""
         if self._hasNewLambda():
-            self._changeLambda(self.parameters.regularization, preview=True)
+            self._changeLambda(lambdaOf(self.parameters), preview=True)
 
     def _changeLambda(self, value, preview):
         self._followed = value
@@ -291,8 +291,7 @@ class Panel(slicer.util.VTKObservationMixin):
             self._followed = job.settings.regularization
         if _isAbout(job, parameters):  # not of a pair that was chosen before the work was done
             with slicer.util.NodeModify(parameters.parameterNode):
-                for name, node in outputs.items():
-                    setattr(parameters, f"output{name.capitalize()}", node)
+                output_nodes.take(parameters, outputs)
         message = _("Registered in {seconds:.1f} s with the {model} model on {device}.").format(
             seconds=job.seconds, model=job.provenance.get("model", ""),
             device=job.provenance.get("device", "").replace("cpu", _("the CPU")))

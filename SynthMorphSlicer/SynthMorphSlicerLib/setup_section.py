@@ -1,11 +1,45 @@
 """The Setup section of the panel: PyTorch, another Python, weights, memory.  Nothing happens unasked."""
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
 from . import environment, installing
 
 ROLES = {"joint": ("affine", "deform"), "affine": ("affine",), "rigid": ("rigid",), "deform": ("deform",)}
+TYPING_MILLISECONDS = 600  # after the last keystroke a path counts as typed
+
+
+class PathField:
+    """A path that the user may change or empty; half-typed paths are not acted on."""
+
+    def __init__(self, widget, onChanged):
+        self._widget, self._onChanged, self._known = widget, onChanged, ""
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(TYPING_MILLISECONDS)
+        self._timer.connect("timeout()", self._onPause)
+        widget.connect("currentPathChanged(QString)", lambda path: self._timer.start())
+        widget.connect("validInputChanged(bool)", lambda isValid: self._timer.start())  # all that is heard of emptying
+
+    def show(self, path):
+        """Show a path, unless the user is just typing one."""
+        if self._timer.isActive():
+            return
+        self._known = path
+        if self._widget.currentPath != path:  # the same text again would move the cursor
+            self._widget.currentPath = path
+            self._timer.stop()
+
+    def close(self):
+        """Forget what was just typed."""
+        self._timer.stop()
+
+    def _onPause(self):
+        path = self._widget.currentPath
+        if path != self._known:
+            self._known = path
+            self._onChanged(path)
 
 
 class SetupSection:
@@ -13,24 +47,21 @@ class SetupSection:
 
     def __init__(self, ui, logic, panel):
         self.ui, self.logic, self.panel = ui, logic, panel
-        self._updating = False
         self._installation = None
         ui.installButton.connect("clicked(bool)", self.onInstall)
         ui.fetchButton.connect("clicked(bool)", self.onFetch)
         ui.clearCacheButton.connect("clicked(bool)", self.onClearCache)
         ui.releaseButton.connect("clicked(bool)", self.onRelease)
-        ui.pythonPathLineEdit.connect("currentPathChanged(QString)", self.onPython)
-        ui.weightsPathLineEdit.connect("currentPathChanged(QString)", self.onWeightsFolder)
+        self._python = PathField(ui.pythonPathLineEdit, self.onPython)
+        self._weightsFolder = PathField(ui.weightsPathLineEdit, self.onWeightsFolder)
         ui.setupCollapsibleButton.connect("contentsCollapsed(bool)", self.onCollapsed)
 
     def refresh(self):
         """Say what is there; unfold the section if something is missing."""
         ui = self.ui
         ready = environment.isReady()
-        self._updating = True
-        ui.pythonPathLineEdit.currentPath = environment.otherPython()
-        ui.weightsPathLineEdit.currentPath = environment.weightsFolder()
-        self._updating = False
+        self._python.show(environment.otherPython())
+        self._weightsFolder.show(environment.weightsFolder())
         ui.missingLabel.visible = not ready and not self.isInstalling()
         ui.installButton.visible = not ready or self.isInstalling()
         ui.installButton.text = _("Cancel the installation") if self.isInstalling() else _("Install PyTorch")
@@ -75,7 +106,9 @@ class SetupSection:
             self._installation.poll()
 
     def close(self):
-        """End an installation that is under way."""
+        """End an installation that is under way, and hear of no more paths."""
+        self._python.close()
+        self._weightsFolder.close()
         if self._installation is not None:
             self._installation.cancel()
 
@@ -175,15 +208,13 @@ class SetupSection:
 
     def onPython(self, path):
         """Another Python was chosen, or Slicer's own again."""
-        if not self._updating:
-            environment.setOtherPython(path)
-            self._restart()
+        environment.setOtherPython(path)
+        self._restart()
 
     def onWeightsFolder(self, path):
         """Another folder of weights was chosen."""
-        if not self._updating:
-            environment.setWeightsFolder(path)
-            self._restart()
+        environment.setWeightsFolder(path)
+        self._restart()
 
     def _restart(self):
         if not self.logic.isBusy():

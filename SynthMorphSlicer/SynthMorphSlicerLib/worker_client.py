@@ -18,6 +18,7 @@ from slicer.i18n import tr as _
 from synthmorph_torch import protocol
 
 LOG_LINES = 200  # of the worker's standard error, kept for the details of an error
+LAST_WORDS_SECONDS = 1.0
 _CREATE_NO_WINDOW = 0x08000000  # Windows: no console flashes up
 
 
@@ -123,10 +124,11 @@ class WorkerClient:
                                          stderr=subprocess.PIPE,
                                          env=self._environment() if self._environment else None, **processOptions())
         logging.debug("SynthMorph worker started: %s", command)
-        for target in (self._readMessages, self._readLog):
-            threading.Thread(target=target, args=(self._process,), daemon=True).start()
+        log = threading.Thread(target=self._readLog, args=(self._process,), daemon=True)
+        log.start()
+        threading.Thread(target=self._readMessages, args=(self._process, log), daemon=True).start()
 
-    def _readMessages(self, process):
+    def _readMessages(self, process, log):
         with process.stdout:
             for line in process.stdout:
                 text = line.decode("utf-8", "replace")
@@ -135,6 +137,7 @@ class WorkerClient:
                 except ValueError:
                     self._log.append(text.rstrip())
         process.wait()
+        log.join(LAST_WORDS_SECONDS)  # they may tell why it ended
         self._messages.put((process, None))
 
     def _readLog(self, process):
@@ -169,6 +172,9 @@ class WorkerClient:
 def _whyEnded(code, log):
     if "No module named 'synthmorph_torch" in log or code == 127:
         return _("The Python chosen for SynthMorph cannot run its worker: choose another Python in the Setup section.")
+    if "exit abnormally" in log:  # of PythonSlicer, a launcher that hides the code of its child
+        return _("The registration process crashed, or the system ended it because memory ran out; your scene is "
+                 "unchanged: choose a smaller field of view, or close other programs, and try again.")
     if code in (-signal.SIGKILL if hasattr(signal, "SIGKILL") else None, 137):
         return _("The registration was ended by the system, most likely because memory ran out: choose a smaller field "
                  "of view, or close other programs.")

@@ -3,6 +3,7 @@
 Drawn with plain Qt widgets: behaviour is CTK's as far as the module uses it, looks are close, not equal.
 """
 
+import re
 import sys
 import types
 
@@ -79,7 +80,10 @@ class ctkCollapsibleButton(pythonqt.Accent, QtWidgets.QWidget):
 
 
 class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
-    """A slider and a spin box that hold one number; ``tracking`` off reports only when the slider is released."""
+    """A slider and a spin box that hold one number; ``tracking`` off reports only when the slider is released.
+
+    Like CTK's it counts in steps, and does not round what comes of it: seven times 0.05 is 0.35000000000000003.
+    """
 
     valueChanged = Signal(float)
     valueIsChanging = Signal(float)
@@ -102,7 +106,11 @@ class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
 
     def _fromSlider(self):
         low, high = self._spinBox.minimum(), self._spinBox.maximum()
-        return low + (high - low) * self._slider.value() / self.STEPS
+        return self._inSteps(low + (high - low) * self._slider.value() / self.STEPS)
+
+    def _inSteps(self, value):
+        step = self._spinBox.singleStep()
+        return min(max(step * round(value / step), self._spinBox.minimum()), self._spinBox.maximum())
 
     def _sliderMoved(self):
         value = self._fromSlider()
@@ -118,6 +126,8 @@ class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
             widget.blockSignals(True)
             widget.setValue(number)
             widget.blockSignals(False)
+        if abs(value - self._inSteps(value)) < 1e-9:
+            value = self._inSteps(value)
         if value != self._number:
             self._number = value
             self.valueChanged.emit(value)
@@ -142,23 +152,38 @@ class ctkSliderWidget(pythonqt.Accent, QtWidgets.QWidget):
 class ctkPathLineEdit(pythonqt.Accent, QtWidgets.QWidget):
     """A path with a browse button (which the host leaves without a dialog).
 
-    Has no ``Files`` and ``Dirs``, as with some builds on Qt 6: such filters belong into the .ui file, where the host
-    does not look at them.
+    Speaks of a path only if the name filters accept it, and never of an empty one, as CTK does.  Has no ``Files`` and
+    ``Dirs``, as with some builds on Qt 6: such filters belong into the .ui file, where the host does not look at them.
     """
 
     currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
 
     def __init__(self, parent=None):
         super().__init__(parent)
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self._edit = QtWidgets.QLineEdit(self)
-        self._edit.textChanged.connect(self.currentPathChanged)
+        self._edit.textChanged.connect(self._textChanged)
         layout.addWidget(self._edit)
         layout.addWidget(QtWidgets.QToolButton(self, text="…"))
         self._filters = 0
         self._nameFilters = []
+        self._isValid = False
         self._settingKey = ""
+
+    def _isAcceptable(self, text):
+        """CTK's rule: one word after "*." of every filter counts, and its last letter may be missing."""
+        words = [match[1] for names in self._nameFilters for name in re.sub(r".*\((.*)\)$", r"\1", names).split()
+                 if (match := re.search(r"\*\.(\w+)", name))]
+        return re.fullmatch("|".join(rf".*\.{word}?" for word in words) or ".+", text) is not None
+
+    def _textChanged(self, text):
+        wasValid, self._isValid = self._isValid, self._isAcceptable(text)
+        if self._isValid:
+            self.currentPathChanged.emit(text)
+        if self._isValid != wasValid:
+            self.validInputChanged.emit(self._isValid)
 
     currentPath = Property(str, lambda self: self._edit.text(), lambda self, path: self._edit.setText(path))
     filters = Property(int, lambda self: self._filters, _store("_filters"))

@@ -5,6 +5,7 @@ The node lists come from the real scene through the real scene events.
 
 import pythonqt
 import slicer
+import vtk
 from PySide6 import QtCore, QtWidgets
 from PySide6.QtCore import Property, Signal, Slot
 
@@ -53,8 +54,16 @@ class qMRMLNodeComboBox(pythonqt.Accent, QtWidgets.QWidget):
             for event in (slicer.vtkMRMLScene.NodeAddedEvent, slicer.vtkMRMLScene.NodeRemovedEvent,
                           slicer.vtkMRMLScene.EndCloseEvent, slicer.vtkMRMLScene.EndImportEvent):
                 self._tags.append(scene.AddObserver(event, lambda *_: self._rebuild()))
+            self._tags.append(scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._onRemoval, -10.0))
         self.setEnabled(scene is not None)
         self._rebuild()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onRemoval(self, scene, event, node):
+        """The node that moves up to the place of the current one is the next current one, as in Slicer."""
+        if node.GetID() == self._currentID and not scene.IsBatchProcessing():
+            identifiers = [other.GetID() for other in self.nodes()]
+            self._setCurrentID(next(iter(identifiers[identifiers.index(self._currentID) + 1:]), ""))
 
     def mrmlScene(self):
         return self._scene

@@ -45,6 +45,9 @@ def test_ctk_and_mrml_widgets(host):
     slider.connect("valueChanged(double)", lambda value: heard.append(value))
     slider.value = 5.0
     assert slider.value == 0.99 and heard[-1] == 0.99
+    slider.singleStep = 0.05
+    slider.value = 0.35
+    assert slider.value == heard[-1] == 7 * 0.05 != 0.35
     slicer.mrmlScene.Clear(0)
     selector = slicer.qMRMLNodeComboBox()
     selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]

@@ -164,6 +164,14 @@ def test_register_then_move_lambda(host, ready):
     assert np.abs(slicer.util.arrayFromVolume(moved) - before).max() > 0
     assert red.mrmlSliceNode().GetSliceOffset() == pytest.approx(11.0)
 
+    # the slider's sum of steps is not a lambda of its own: nothing is made twice, and nobody reads it
+    ready.ui.regularizationSlider.value = 0.35
+    assert ready.parameters.regularization == 7 * 0.05 != 0.35
+    assert host.wait(lambda: moved.GetAttribute("SynthMorph.lambda") == "0.35" and not ready.logic.isBusy(), 120)
+    ready.showLambda(0.35)
+    host.wait(lambda: False, 0.4)
+    assert not ready.logic.isBusy() and ready.logic.job.settings.regularization == 0.35
+
     # register again: the same nodes
     ready.ui.applyButton.click()
     finished(host, ready)
@@ -339,6 +347,25 @@ def test_settings_survive_save_and_reload(host, panel, tmp_path):
     assert panel.ui.regularizationSlider.value == pytest.approx(0.35)
     assert panel.parameters.extent == 192 and panel.ui.stepsSpinBox.value == 9
     assert panel.ui.makeJacobianCheckBox.checked
+
+
+def test_an_output_that_is_removed_is_not_replaced_by_its_neighbour(panel):
+    import slicer
+    for member, selector in (("outputTransform", panel.ui.outputTransformSelector),
+                             ("outputVolume", panel.ui.outputVolumeSelector),
+                             ("outputJacobian", panel.ui.outputJacobianSelector),
+                             ("outputSegmentation", panel.ui.outputSegmentationSelector),
+                             ("atlasSegmentation", panel.ui.atlasSegmentationSelector)):
+        nodes = [slicer.mrmlScene.AddNewNodeByClass(selector.nodeTypes[0], name) for name in ("a", "b", "c")]
+        selector.setCurrentNode(nodes[1])
+        slicer.mrmlScene.RemoveNode(nodes[0])
+        assert getattr(panel.parameters, member) is nodes[1], member
+        slicer.mrmlScene.RemoveNode(nodes[1])
+        assert selector.currentNode() is None and getattr(panel.parameters, member) is None, member
+    panel.ui.fixedVolumeSelector.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"))
+    panel.parameters.outputVolume = panel.parameters.fixedVolume
+    slicer.mrmlScene.RemoveNode(panel.parameters.fixedVolume)
+    assert panel.parameters.outputVolume is None
 
 
 def test_devices_are_listed_and_a_missing_one_stays_chosen(host, panel):

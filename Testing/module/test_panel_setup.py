@@ -141,6 +141,27 @@ def test_an_extension_that_cannot_be_asked_installs_its_own_way(host, setup, mon
     assert "(no network)" in panel.ui.statusLabel.text
 
 
+class ExtensionsManager:
+    """qSlicerExtensionsManagerModel as far as it is called."""
+
+    interactive = True
+
+    def installExtensionFromServer(self, name, restart):
+        self.asked = (name, restart, self.interactive)
+        return True
+
+
+def test_the_extension_is_installed_after_one_question(host, setup, monkeypatch):
+    import slicer
+    manager = ExtensionsManager()
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: manager)
+    panel = setup()
+    panel.ui.installButton.click()
+    assert len(setup.asked) == 1 and manager.asked == ("PyTorch", False, False) and manager.interactive
+    assert "restart Slicer" in panel.ui.statusLabel.text
+
+
 # Weights and Python
 
 
@@ -222,20 +243,47 @@ def noFolder():
     environment.setWeightsFolder("")
 
 
-def test_weights_folder_may_be_a_freesurfer_installation(panel, noFolder, tmp_path, monkeypatch):
+def choosePath(host, widget, path):
+    """Give a path field a path and wait until it counts as typed."""
+    from SynthMorphSlicerLib.setup_section import TYPING_MILLISECONDS
+    widget.currentPath = path
+    host.wait(lambda: False, TYPING_MILLISECONDS / 1000 + 0.2)
+
+
+def test_weights_folder_may_be_a_freesurfer_installation(host, panel, noFolder, tmp_path, monkeypatch):
     from SynthMorphSlicerLib import environment
     monkeypatch.setattr(panel.logic, "ask", lambda *arguments, **named: None)
     monkeypatch.setenv("SYNTHMORPH_WEIGHTS", "/of/the/user")
     (tmp_path / "models").mkdir()
-    panel.ui.weightsPathLineEdit.currentPath = str(tmp_path)
+    choosePath(host, panel.ui.weightsPathLineEdit, str(tmp_path))
     assert "holds none of the official weights" in panel.ui.weightsLabel.text
     assert environment.workerEnvironment()["SYNTHMORPH_WEIGHTS"] == "/of/the/user"
     (tmp_path / "models" / "synthmorph.affine.2.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     panel.setupSection.refresh()
     assert "holds none" not in panel.ui.weightsLabel.text
     assert environment.workerEnvironment()["SYNTHMORPH_WEIGHTS"] == str(tmp_path / "models")
-    panel.ui.weightsPathLineEdit.currentPath = str(tmp_path / "models")
+    choosePath(host, panel.ui.weightsPathLineEdit, str(tmp_path / "models"))
     assert environment.workerEnvironment()["SYNTHMORPH_WEIGHTS"] == str(tmp_path / "models")
+    choosePath(host, panel.ui.weightsPathLineEdit, "")
+    assert environment.weightsFolder() == "" and environment.workerEnvironment()["SYNTHMORPH_WEIGHTS"] == "/of/the/user"
+
+
+def test_a_path_counts_when_it_is_typed(host, panel, noFolder, monkeypatch):
+    from SynthMorphSlicerLib import environment
+    monkeypatch.setattr(panel.logic, "ask", lambda *arguments, **named: None)
+    chosen, field = [], panel.ui.weightsPathLineEdit
+    choose = environment.setWeightsFolder
+    monkeypatch.setattr(environment, "setWeightsFolder", lambda path: chosen.append(path) or choose(path))
+    for end in range(1, 9):
+        field.currentPath = "/weights"[:end]
+        host.wait(lambda: False, 0.02)
+    panel.setupSection.refresh()
+    assert field.currentPath == "/weights" and chosen == []  # not taken away while it is typed
+    field._edit.setCursorPosition(3)
+    assert host.wait(lambda: chosen == ["/weights"], 5)
+    assert field._edit.cursorPosition() == 3
+    choosePath(host, field, "")
+    assert chosen == ["/weights", ""] and "holds none" not in panel.ui.weightsLabel.text
 
 
 def test_another_python_by_setting_and_by_variable(host, panel, monkeypatch):
@@ -245,7 +293,7 @@ def test_another_python_by_setting_and_by_variable(host, panel, monkeypatch):
     panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
     panel.ui.movingVolumeSelector.setCurrentNode(moving)
     try:
-        panel.ui.pythonPathLineEdit.currentPath = "/nowhere/python"
+        choosePath(host, panel.ui.pythonPathLineEdit, "/nowhere/python")
         assert environment.workerCommand()[0] == "/nowhere/python"
         assert environment.workerEnvironment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"  # so that cuda:1 is the one named
         assert panel.ui.setupLabel.text == "Registrations run in /nowhere/python."
@@ -256,7 +304,7 @@ def test_another_python_by_setting_and_by_variable(host, panel, monkeypatch):
         assert environment.workerCommand()[0] == "/of/the/variable/python"
         monkeypatch.delenv("SYNTHMORPH_PYTHON")
     finally:
-        panel.ui.pythonPathLineEdit.currentPath = ""
+        choosePath(host, panel.ui.pythonPathLineEdit, "")
     assert environment.workerCommand()[0] == sys.executable
 
 
@@ -276,8 +324,12 @@ def test_freesurfer_transforms_are_loaded_by_the_panel(host, panel, tmp_path, mo
     from test_logic import writtenTransforms
     ui = panel.ui
     assert not ui.loadTransformButton.enabled and ui.loadTransformButton.toolTip == "Choose a file first."
-    ui.transformPathLineEdit.currentPath = str(tmp_path / "scan.png")
-    assert ui.loadTransformButton.enabled
+    for name in ("a.lta", "a.nii", "a.mgh", "warp.nii.gz"):
+        ui.transformPathLineEdit.currentPath = str(tmp_path / name)
+        assert ui.loadTransformButton.enabled, name
+        ui.transformPathLineEdit.currentPath = ""
+        assert not ui.loadTransformButton.enabled
+    ui.transformPathLineEdit.currentPath = str(tmp_path / "scan.gz")
     ui.loadTransformButton.click()
     assert "no FreeSurfer transform" in error(panel)
     path = next(path for path, _ in writtenTransforms(tmp_path) if path.suffix == ".mgz")

@@ -155,6 +155,17 @@ def test_kill_and_crash_become_one_sentence(makeClient, images):
     assert answers.errors[0]["message"].startswith("The registration process crashed (signal 6)")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="plays the launcher with a shell")
+def test_crash_behind_a_launcher_becomes_one_sentence(makeClient, images):
+    """PythonSlicer says that its child has crashed, and ends with code 1 whatever the child's was."""
+    launcher = "\"$@\" || { echo 'error: [python-real] exit abnormally - Report the problem.' >&2; exit 1; }"
+    client, answers = makeClient(["/bin/sh", "-c", launcher, "launcher", *strangeWorker("abort")]), Answers()
+    answers.send(client, **registration(images))
+    assert client.wait(60)
+    assert answers.errors[0]["message"].startswith("The registration process crashed, or the system ended it")
+    assert "exit abnormally" in answers.errors[0]["details"]
+
+
 def test_out_of_memory_becomes_one_sentence_and_frees_the_model(makeClient, images):
     client, answers = makeClient(strangeWorker("memory")), Answers()
     answers.send(client, **registration(images))
