@@ -76,6 +76,10 @@ class Scene:
         moving, fixed, weight = torch.cat(seen, 1)
         return similarity.tones(moving, fixed, weight), similarity.tones(fixed, moving, weight)
 
+    def similarity(self, velocity: Tensor) -> float:
+        """Similarity of the images warped half-way by a velocity on a grid of any density over the same box."""
+        return self.ascent(spatial.regrid(velocity, self.field_shape))[0]
+
     def ascent(self, velocity: Tensor) -> tuple[float, Tensor]:
         """Similarity of the images warped half-way, and its ascent direction on the field's grid."""
         halves, halo = halves_of(velocity), self.measure.halo

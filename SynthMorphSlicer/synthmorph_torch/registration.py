@@ -7,7 +7,6 @@ field in the mid-space, and express the result between the native spaces.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -27,8 +26,6 @@ from .stages import Progress, Stages
 
 TRANSFORMS = ("joint", "affine", "rigid", "deform")
 EXTENTS = (192, 256)
-CAREFUL = ("The contrasts of the two images tell little of each other, so the warp was refined again, more smoothly: "
-           "look at it closely.")
 UNFOLDING = 12  # times that a refined velocity may be smoothed where it folds
 
 
@@ -124,7 +121,7 @@ class Model:
         while True:
             try:
                 result = attempt(model, options)
-                result.notes = notes + result.notes
+                result.notes = notes
                 return result
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -184,24 +181,11 @@ class Model:
         result.mid = dataclasses.replace(result.start, velocity=velocity)
         if iterations:
             stages.start("refinement", 0.5)
-            result.mid = self._refined(result, stages)
+            result.mid = refinement.refine(
+                inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
+                options.regularization, stages.inner, result.sample, result.one_head, result.voxels)
         result.net_affine = result.mid.affine
         return result.finish(stages)
-
-    @staticmethod
-    def _refined(result: Registration, stages: Stages) -> MidSpace:
-        """Instance optimisation; a second time, more carefully, if it has pulled apart what the networks see."""
-        inputs, options, mid = result.inputs, result.options, result.mid
-        assert mid is not None
-        spacing = mid_spacing(inputs, mid)
-        refine = functools.partial(
-            refinement.refine, inputs.moving, inputs.fixed, mid, spacing, result.iterations, options.regularization,
-            sample=result.sample, one_head=result.one_head, voxels=result.voxels)
-        refined = refine(progress=stages.inner)
-        if not refinement.went_astray(mid, refined, spacing):
-            return refined
-        result.notes.append(CAREFUL)
-        return refine(careful=True)
 
     def _align(self, result: Registration, on_images: bool) -> None:
         """Find the mid-space, with a rigid motion found on the images themselves where that is better."""

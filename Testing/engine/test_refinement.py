@@ -8,7 +8,7 @@ import pytest
 import torch
 from synthmorph_torch import refinement, spatial
 from synthmorph_torch.networks import MidSpace
-from synthmorph_torch.refinement import overlap, refine, smoothed, smoothed_around, went_astray
+from synthmorph_torch.refinement import refine, smoothed, smoothed_around, wariness
 from synthmorph_torch.similarity import box, gaussian, local_correlation, toned, tones
 
 
@@ -189,16 +189,16 @@ def test_small_lambdas_smooth_less():
     assert factors == sorted(factors) and refinement.stiffness(0.5) == 1.0
 
 
-def test_structures_pulled_apart_are_noticed():
-    """Two maps that lie upon each other: a velocity that moves them apart is worse than none, a still one is not."""
-    before = still(48)
-    maps = torch.cat([blobs(k, before.shape[0]) for k in range(2)], 1)
-    maps = (maps > maps.mean()).float()
-    before = dataclasses.replace(before, features=(maps, maps))
-    apart = torch.zeros(1, 3, *before.shape)
-    apart[:, 0] = 6.0
-    assert overlap((maps, maps), torch.zeros_like(apart)) == pytest.approx(1.0)
-    assert went_astray(before, dataclasses.replace(before, velocity=apart), 3.0)
-    assert not went_astray(before, dataclasses.replace(before, velocity=0.05 * apart), 3.0)
-    unseen = dataclasses.replace(before, features=None)
-    assert not went_astray(unseen, dataclasses.replace(unseen, velocity=apart), 3.0)
+def test_images_that_tell_little_of_each_other_are_warped_smoothly(monkeypatch):
+    moving, fixed = blobs(0, 64), blobs(1, 64)
+    rough = refine(moving, fixed, still(64), 3.0, 12, 0.5).velocity
+    monkeypatch.setattr(refinement, "UNLIKE", 1.1)  # whatever the similarity, it is too little
+    monkeypatch.setattr(refinement, "ALIKE", 1.2)
+    smooth = refine(moving, fixed, still(64), 3.0, 12, 0.5).velocity
+    bending = [spatial.jacobian_determinant(v).std() for v in (smooth, rough)]
+    assert 0 < bending[0] < 0.8 * bending[1]
+
+
+@pytest.mark.parametrize(("similarity", "factor"), [(0.0, 2.0), (0.2, 2.0), (0.25, 1.5), (0.3, 1.0), (0.6, 1.0)])
+def test_wariness_has_no_steps(similarity, factor):
+    assert wariness(similarity) == pytest.approx(factor)

@@ -159,16 +159,6 @@ def test_no_voxel_folds(compact, brains):
     assert sitk.GetArrayFromImage(result.jacobian()).min() > 0
 
 
-def test_a_refinement_that_goes_astray_is_done_again_more_smoothly_and_that_is_said(compact, brains, monkeypatch):
-    plain = compact.register(*brains, refine=8)
-    monkeypatch.setattr(registration.refinement, "went_astray", lambda *_: True)
-    told = []
-    found = compact.register(*brains, refine=8, progress=lambda stage, fraction: told.append(fraction))
-    assert "more smoothly" in found.notes[0] and not plain.notes and told == sorted(told)
-    spread = [np.log(sitk.GetArrayFromImage(r.jacobian()).clip(1e-3)).std() for r in (found, plain)]
-    assert spread[0] < 0.9 * spread[1]
-
-
 def stored_determinant(result):
     """Smallest Jacobian determinant of the residual field on the grid that it is stored on."""
     field = sitk.CompositeTransform(result.fixed_to_moving).GetNthTransform(1)
