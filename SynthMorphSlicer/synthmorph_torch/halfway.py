@@ -10,9 +10,10 @@ from torch import Tensor
 from . import similarity, spatial
 from .networks import MidSpace
 from .similarity import LocalCorrelation
+from .tones import Relation
 
 LOOKS = 40  # planes, about, that tell how the contrasts of the images are related
-SLAB = 600_000  # voxels looked at together on the CPU: of more, the intermediate results leave the cache
+SLAB = 1_200_000  # voxels looked at together on the CPU: of more, the intermediate results leave the cache
 PROFILE = 0.3  # sigma of what a point in a thick slice shows of its surroundings, in slices
 THICK = 2.0  # voxels of the mid-space; slices that are thinner than this do not matter
 
@@ -59,22 +60,21 @@ class Scene:
             images = [_as_coarse(images[0], *edges), _as_coarse(images[1], *edges[::-1])]
         inside = torch.ones_like(images[0]) if brain is None else F.interpolate(
             brain, size=self.shape, mode="trilinear")
-        curves = self._curves(images, inside, spatial.regrid(mid.velocity, self.field_shape))
-        self.measure = LocalCorrelation(images[0], images[1], curves, inside)
+        relation = self._relation(images, inside, spatial.regrid(mid.velocity, self.field_shape))
+        self.measure = LocalCorrelation(images[0], images[1], relation, inside)
         self.tiles = list(_tiles(inside[0, 0] > 0, self.measure.radius))
 
-    def _curves(self, images: Sequence[Tensor], inside: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """Tones of the moving image in those of the fixed one, and the other way, going by planes half-way."""
+    def _relation(self, images: Sequence[Tensor], inside: Tensor, velocity: Tensor) -> Relation:
+        """How the tones of the images are related, going by planes half-way."""
         halves, seen = halves_of(velocity), []
         rows, columns = (slice(0, n) for n in self.shape[1:])
         for x in range(0, self.shape[0], max(1, self.shape[0] // LOOKS)):
             displacements = self._enlarged(halves, (slice(x, x + 1), rows, columns))
-            moving, fixed = (spatial.warp(image, d, first=(x, 0, 0))
+            moving, fixed = (spatial.warp(image, d, "quick", first=(x, 0, 0))
                              for image, d in zip(images, displacements, strict=True))
             weight = similarity.foreground(moving, fixed) * inside[:, :, x:x + 1]
             seen.append(torch.cat([moving, fixed, weight]).flatten(1))
-        moving, fixed, weight = torch.cat(seen, 1)
-        return similarity.tones(moving, fixed, weight), similarity.tones(fixed, moving, weight)
+        return Relation.of(*torch.cat(seen, 1))
 
     def similarity(self, velocity: Tensor) -> float:
         """Similarity of the images warped half-way by a velocity on a grid of any density over the same box."""
@@ -120,7 +120,7 @@ def halves_of(velocity: Tensor) -> Tensor:
     """Half-way displacements of the moving and of the fixed image, (2, 3, x, y, z) in voxels, for (1, 3, x, y, z)."""
     halves = torch.cat([velocity, -velocity]) / 2
     # one step by the midpoint rule, which is enough for the few voxels that they are long, and quick
-    return spatial.warp(halves, halves / 2)
+    return torch.cat([spatial.warp(half, half / 2, "quick") for half in halves.split(1)])
 
 
 def _as_coarse(image: Tensor, own: Tensor, other: Tensor) -> Tensor:

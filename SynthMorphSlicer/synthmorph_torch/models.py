@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import spatial
+from . import matrices, spatial
 from .networks import (
     AffineDetector,
     Kernels,
@@ -72,7 +72,7 @@ class OfficialNetworks:
         # one image after the other: the detector's first activations are its largest
         features = [detector(half_resolution(image)) for image in (moving, fixed)]
         matrix = detect_affine(features[0], features[1], shape)[0]
-        return spatial.rigid_part(matrix) if rigid else matrix
+        return matrices.rigid_part(matrix) if rigid else matrix
 
     def mid_space(self, moving: Tensor, fixed: Tensor, transform: str) -> MidSpace:
         x, y, z = moving.shape[2:]
@@ -85,7 +85,7 @@ class OfficialNetworks:
         if transform == "deform":
             return MidSpace(double, double, half)
         matrix = self._centred_affine(moving, fixed, half)  # SPEC 3.2: everything in units of the half grid
-        roots = [spatial.sqrtm(m) for m in (matrix, torch.linalg.inv(matrix))]
+        roots = [matrices.sqrtm(m) for m in (matrix, torch.linalg.inv(matrix))]
         to_moving, to_fixed = (double @ uncentre(root, half) for root in roots)
         return MidSpace(to_moving, to_fixed, half)
 
@@ -168,7 +168,7 @@ class CompactNetworks:
         if transform == "deform":
             matrix, poses[0] = torch.eye(4, dtype=torch.float64, device=moving.device), poses[1]
         # from the upright fixed head to the upright moving head: close to the identity, so the root exists
-        root = spatial.sqrtm(torch.linalg.inv(poses[0]) @ matrix @ poses[1])
+        root = matrices.sqrtm(torch.linalg.inv(poses[0]) @ matrix @ poses[1])
         to_images = poses[0] @ root @ self._grid, poses[1] @ torch.linalg.inv(root) @ self._grid
         features = [spatial.resample(look.features, torch.linalg.inv(look.to_image) @ to_image, self.mid_shape)
                     for look, to_image in zip(looks, to_images, strict=True)]
@@ -247,7 +247,7 @@ def rigid_about(matrix: Tensor, point: Tensor) -> Tensor:
 
     SPEC 2.5 keeps the translation instead, which displaces whatever is not at the origin.
     """
-    rigid = spatial.rigid_part(matrix)
+    rigid = matrices.rigid_part(matrix)
     rigid[:3, 3] = matrix[:3, :3] @ point + matrix[:3, 3] - rigid[:3, :3] @ point
     return rigid
 
@@ -295,5 +295,5 @@ def robust_affine(moving: Tensor, fixed: Tensor, weights: Tensor, scale: float, 
 
 def _geometric_fit(moving: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
     """Geometric mean of the fit from fixed to moving points and the inverse of the opposite fit."""
-    forward, backward = spatial.fit_affine(moving, fixed, weights)[0], spatial.fit_affine(fixed, moving, weights)[0]
-    return torch.linalg.solve(backward, spatial.sqrtm(backward @ forward))
+    forward, backward = matrices.fit_affine(moving, fixed, weights)[0], matrices.fit_affine(fixed, moving, weights)[0]
+    return torch.linalg.solve(backward, matrices.sqrtm(backward @ forward))

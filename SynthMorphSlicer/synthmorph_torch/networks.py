@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import lean, spatial
+from . import lean, matrices, spatial
 
 LEAK = 0.2  # negative slope of every leaky ReLU
 
@@ -148,7 +148,7 @@ def detect_affine(moving_features: Tensor, fixed_features: Tensor, shape: Sequen
     centres = [spatial.barycentres(f, shape) for f in (moving_features, fixed_features)]
     powers = [f.sum(dim=(2, 3, 4)) for f in (moving_features, fixed_features)]
     weights = [p / p.sum(1, keepdim=True) for p in powers]
-    return spatial.symmetric_affine(centres[0], centres[1], weights[0] * weights[1])
+    return matrices.symmetric_affine(centres[0], centres[1], weights[0] * weights[1])
 
 
 def uncentre(matrix: Tensor, shape: Sequence[int]) -> Tensor:

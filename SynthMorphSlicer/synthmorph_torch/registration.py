@@ -15,7 +15,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from . import images, labels, polish, quality, refinement, spatial, transforms
+from . import images, labels, matrices, polish, quality, refinement, transforms
 from .errors import DeviceError, ImageError, UsageError
 from .geometry import Space, index_map, network_space
 from .models import Networks
@@ -241,7 +241,8 @@ class Registration:
         """The moving (0) or fixed (1) image on a grid of its own; see :data:`halfway.Sample`."""
         inputs, (x, y, z) = self.inputs, shape
         net = (inputs.moving_net, inputs.fixed_net)[which]
-        return inputs.samplers[which].on(Space((x, y, z), net.matrix @ matrix.cpu().numpy()), inputs.fixed.device)
+        grid = Space((x, y, z), net.matrix @ matrix.cpu().numpy())
+        return inputs.samplers[which].on(grid, inputs.fixed.device, "quick")
 
     @property
     def voxels(self) -> tuple[Tensor, Tensor]:
@@ -342,7 +343,7 @@ def mid_spacing(inputs: Inputs, mid: MidSpace) -> float:
 def square_root(matrix: Tensor) -> Tensor:
     """Principal square root of an initial transform, or a sentence saying why there is none."""
     try:
-        return spatial.sqrtm(matrix)
+        return matrices.sqrtm(matrix)
     except ValueError as error:
         raise UsageError(f"{error} Use it without the mid-space option.") from None
 

@@ -21,10 +21,11 @@ class Sampler:
     image: sitk.Image
     smooth: dict[tuple[float, ...], sitk.Image] = field(default_factory=dict, repr=False)
 
-    def on(self, grid: Space, device: torch.device) -> Tensor:
+    def on(self, grid: Space, device: torch.device, mode: str = "linear") -> Tensor:
         """The image on a grid, (1, 1, X, Y, Z) in [0, 1] (SPEC 6).
 
-        Finer images are smoothed first where the grid is coarser than 1 mm, so that no detail is aliased.
+        Finer images are smoothed first where the grid is coarser than 1 mm, so that no detail is aliased. ``mode`` is
+        that of :func:`spatial.sample`.
 
         Raises:
             ImageError: there is nothing to be seen.
@@ -32,7 +33,7 @@ class Sampler:
         image = self._for(float(np.mean(grid.spacing)))
         volume = torch.as_tensor(images.to_array(image), device=device)[None, None]
         matrix = torch.as_tensor(index_map(grid, Space.of(image)), device=device)
-        resampled = spatial.resample(volume, matrix, grid.shape)
+        resampled = spatial.resample(volume, matrix, grid.shape, mode)
         if float(resampled.max() - resampled.min()) <= 0:
             raise ImageError("The image is empty where the network looks: check that its content lies near the middle "
                              "of its field of view, or choose extent 256.")

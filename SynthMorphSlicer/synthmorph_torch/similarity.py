@@ -1,8 +1,8 @@
 """How alike two images are, with the direction in which a displacement makes them more alike.
 
-For warps, the squared local correlation, after either image has been given the tones of the other; for rigid motions,
-mutual information. Both are symmetric in the images. Images and fields have the shapes of :mod:`.spatial`; all
-functions work on the CPU as fast as PyTorch allows for so few channels.
+For warps, the squared local correlation in tones that suit both images; for rigid motions, mutual information. Both are
+symmetric in the images. Images and fields have the shapes of :mod:`.spatial`; all functions work on the CPU as fast as
+PyTorch allows for so few channels.
 """
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import spatial
+from .tones import FOREGROUND, Relation, between, common, toned
 
 RADIUS = 2  # of the correlation window, voxels
 FLOOR = 1e-4  # variance below which a window counts as empty
-FOREGROUND = 0.02  # intensity above which a voxel counts
-TONES = 64  # steps of a tone curve
+# Of images of one contrast: weight of the differences of their tones, and the shares of the variance that these are
+# where they count fully and where they count for nothing (4-mm images of two people: 0.04 to 0.06 from one scanner,
+# 0.08 and more from two or with parts missing, of which bias and noise are most). How unlike one tissue can look.
+PULL, FAMILIAR, STRANGE, SAME = 4.0, 0.06, 0.12, 0.15
 
 
 class LocalCorrelation:
@@ -28,22 +31,29 @@ class LocalCorrelation:
     fluid, white and grey matter may be, needs more: a curve that gives one image the tones of the other. Such a curve
     loses tissues that the image to be changed shows and the other does not, and one does not know which of the two that
     is; so both are changed, and both correlations count.
+
+    Two images of one contrast meet in common tones, so one correlation is enough. The more nearly these tones agree,
+    the more their differences count, too: a window's correlation does not tell fluid from white matter, they do.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, curves: tuple[Tensor, Tensor], inside: Tensor,
-                 radius: int = RADIUS) -> None:
+    def __init__(self, moving: Tensor, fixed: Tensor, relation: Relation, inside: Tensor, radius: int = RADIUS) -> None:
         """
         Args:
             moving, fixed: (1, 1, X, Y, Z) on one grid.
-            curves: (TONES,) of the moving image in the tones of the fixed one, and the other way (:func:`tones`).
+            relation: of their tones.
             inside: mask (1, 1, X, Y, Z) of what is to be compared.
             radius: the windows are cubes of ``2 radius + 1`` voxels.
         """
-        # both versions in one volume, which is sampled as fast as one of them
-        self.moving, self.fixed = (torch.cat([image, toned(image, curve)], 1)
-                                   for image, curve in zip((moving, fixed), curves, strict=True))
         self.inside, self.radius = inside, radius
         self.halo = 2 * radius  # voxels on either side that the result depends on: windows of what is found in windows
+        self.variance, self.pull = max(relation.variance, 1e-6), 0.0
+        if relation.rising:
+            self.moving, self.fixed = common(moving, relation.to_fixed), common(fixed, relation.to_moving)
+            share = relation.difference / self.variance
+            self.pull = PULL / self.variance * min(1.0, max(0.0, (STRANGE - share) / (STRANGE - FAMILIAR)))
+        else:  # both versions in one volume, which is sampled as fast as one of them
+            self.moving = torch.cat([toned(moving, relation.to_fixed), moving], 1)
+            self.fixed = torch.cat([fixed, toned(fixed, relation.to_moving)], 1)
 
     def ascent(self, forward: Tensor, backward: Tensor, first: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Values for displaced images, and the direction in which they grow.
@@ -54,57 +64,29 @@ class LocalCorrelation:
             first: index of its first voxel.
 
         Returns:
-            Value of each voxel in [0, 1] and its weight, (1, 1, x, y, z); and (1, 3, x, y, z): derivative of the sum of
-            the values by ``forward`` minus that by ``backward``, up to a constant factor.
+            Local correlation at each voxel in [0, 1] and its weight, (1, 1, x, y, z); and (1, 3, x, y, z): the
+            direction, derivative by ``forward`` minus that by ``backward``, up to a constant factor.
         """
-        moving, fixed = (spatial.warp(image, d, first=first)
+        moving, fixed = (spatial.warp(image, d, "quick", first=first)
                          for image, d in ((self.moving, forward), (self.fixed, backward)))
         i, j, k = (slice(a, a + n) for a, n in zip(first, moving.shape[2:], strict=True))
-        mask = foreground(moving[:, :1], fixed[:, :1]) * self.inside[..., i, j, k]
+        mask = foreground(moving[:, -1:], fixed[:, :1]) * self.inside[..., i, j, k]
         values, direction = torch.zeros_like(mask), torch.zeros_like(forward)
-        for m, f in ((moving[:, 1:], fixed[:, :1]), (moving[:, :1], fixed[:, 1:])):
+        pairs = list(zip(moving.split(1, 1), fixed.split(1, 1), strict=True))
+        for m, f in pairs:
             value, by_moving, by_fixed = local_correlation(m, f, mask, self.radius)
-            values += value / 2
+            if self.pull:
+                pull = self._pull(m, f, mask)
+                by_moving, by_fixed = by_moving + pull, by_fixed - pull
+            values += value / len(pairs)
             direction += by_moving * gradient(m) - by_fixed * gradient(f)
         return values, mask, direction
 
-
-def tones(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Curve of the mean intensity of one image over that of another, (TONES,) at equal steps from 0 to 1.
-
-    Args:
-        source, target: intensities in [0, 1] of the same voxels, of any shape.
-        weight: of each voxel.
-    """
-    low, share = _on_curve(source.flatten())
-    weight, target = weight.flatten(), target.flatten()
-    sums = source.new_zeros(2, TONES)  # of the weights, and of the target's intensities
-    for index, part in ((low, weight * (1 - share)), (low + 1, weight * share)):
-        sums[0].index_add_(0, index, part)
-        sums[1].index_add_(0, index, part * target)
-    smooth = sums.new_tensor([1, 4, 6, 4, 1]).view(1, 1, 5) / 16
-    count, total = F.conv1d(F.pad(sums[:, None], (2, 2), mode="replicate"), smooth)[:, 0]
-    rare = 1e-3 * weight.sum() / TONES + 1e-12  # intensities that are hardly there get the mean
-    mean = (weight * target).sum() / weight.sum().clamp(min=1e-12)
-    return (total + rare * mean) / (count + rare)
-
-
-def toned(image: Tensor, curve: Tensor) -> Tensor:
-    """An image with the tones of another; where it shows nothing, it shows nothing."""
-    low, share = _on_curve(image)
-    return torch.lerp(curve[low], curve[low + 1], share) * (image > 0)
-
-
-def _on_curve(intensity: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower of the two steps of a tone curve that an intensity lies between, and the share of the upper one."""
-    return _between(intensity * (TONES - 1), TONES)
-
-
-def _between(position: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The lower of the two of ``count`` steps that a position lies between, and the share of the upper one."""
-    position = position.clamp(0, count - 1.001)
-    low = position.floor()
-    return low.long(), position - low
+    def _pull(self, moving: Tensor, fixed: Tensor, mask: Tensor) -> Tensor:
+        """What the moving image's intensities lack; nothing where they differ too much to be the same tissue."""
+        lack = fixed - moving
+        both = (moving > FOREGROUND) & (fixed > FOREGROUND)
+        return self.pull * lack * torch.exp(lack.square() / (-2 * SAME * self.variance)) * both * mask
 
 
 class MutualInformation:
@@ -137,7 +119,7 @@ class MutualInformation:
     def _information(self, moving: Tensor, fixed: Tensor) -> tuple[float, Tensor, Tensor]:
         """The measure, at least 1, and its derivatives by both images' intensities."""
         bins, weight = self.BINS, self.inside / self.inside.sum().clamp(min=1)
-        (i, u), (j, v) = (_between(image, bins) for image in (moving, fixed))
+        (i, u), (j, v) = (between(image, bins) for image in (moving, fixed))
         corners = [((i + a) * bins + j + b, (u if a else 1 - u) * (v if b else 1 - v)) for a in (0, 1) for b in (0, 1)]
         joint = moving.new_zeros(bins * bins, dtype=torch.float64)
         for index, share in corners:
@@ -160,14 +142,14 @@ def foreground(moving: Tensor, fixed: Tensor) -> Tensor:
 
 def box(image: Tensor, radius: int = RADIUS) -> Tensor:
     """Mean over a cube of ``2 radius + 1`` voxels, zero outside."""
-    for axis in (2, 3, 4):
-        n = image.shape[axis]
-        total = image.clone()
-        for k in range(1, radius + 1):
-            total.narrow(axis, k, n - k).add_(image.narrow(axis, 0, n - k))
-            total.narrow(axis, 0, n - k).add_(image.narrow(axis, k, n - k))
-        image = total
-    return image / (2 * radius + 1) ** 3
+    total = F.pad(image, [radius] * 6)
+    for axis in (4, 3, 2):
+        n = total.shape[axis] - 2 * radius
+        pairs = total.narrow(axis, 0, n + 2 * radius - 1) + total.narrow(axis, 1, n + 2 * radius - 1)
+        total = total.narrow(axis, 2 * radius, n).clone()
+        for k in range(radius):
+            total.add_(pairs.narrow(axis, 2 * k, n))
+    return total.mul_(1 / (2 * radius + 1) ** 3)
 
 
 def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor, radius: int = RADIUS

@@ -42,7 +42,8 @@ def test_parts_add_up(scene_of, velocity, monkeypatch):
     (one, direction), (other, same) = whole.ascent(velocity), parts.ascent(velocity)
     assert one == pytest.approx(other, rel=1e-4)
     assert direction.abs().max() > 0
-    torch.testing.assert_close(direction, same, rtol=1e-3, atol=1e-4 * float(direction.abs().max()))
+    # points that are sampled quickly depend a little on the part in which they lie
+    torch.testing.assert_close(direction, same, rtol=1e-3, atol=1e-3 * float(direction.abs().max()))
 
 
 def test_only_the_brain_is_looked_at(scene_of, velocity):
@@ -93,6 +94,6 @@ def test_the_other_image_loses_detail_and_not_the_thick_one(scene_of):
     plain = scene_of().measure
     for voxels in ((thick, thin), (thin, thick)):
         measure = scene_of(voxels=voxels).measure
-        changed = [not torch.equal(a[:, 0], b[:, 0]) for a, b in ((measure.moving, plain.moving),
-                                                                  (measure.fixed, plain.fixed))]
+        changed = [not torch.equal(a, b) for a, b in ((measure.moving[:, -1], plain.moving[:, -1]),
+                                                      (measure.fixed[:, 0], plain.fixed[:, 0]))]  # in their own tones
         assert changed == [voxels[1] is thick, voxels[0] is thick]

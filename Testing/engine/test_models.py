@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from synthmorph_torch import spatial
+from synthmorph_torch import matrices, spatial
 from synthmorph_torch.models import agreement, feature_velocity, rigid_about, robust_affine
 from synthmorph_torch.networks import HyperUNet, Widths
 
@@ -16,7 +16,7 @@ def points():
     fixed = 40 * torch.randn(1, 20, 3, dtype=torch.float64)
     shift, angles, scales, shears = (torch.tensor(v, dtype=torch.float64) for v in
                                      ((5, -3, 8), (10, -5, 20), (1.1, 0.9, 1.05), (0.05, 0, 0.02)))
-    truth = spatial.recompose(shift, angles, scales, shears)
+    truth = matrices.recompose(shift, angles, scales, shears)
     moving = spatial.transform_points(truth, fixed.transpose(1, 2)).transpose(1, 2)
     return moving, fixed, truth
 
@@ -27,7 +27,7 @@ def test_structures_that_are_far_off_get_no_say(points):
     moving[0, :3] += 60.0
     found = robust_affine(moving, fixed, torch.ones(1, 20).double(), 4.0)
     assert float((found - truth).abs().max()) < 0.2
-    careless = spatial.symmetric_affine(moving, fixed, torch.ones(1, 20))[0]
+    careless = matrices.symmetric_affine(moving, fixed, torch.ones(1, 20))[0]
     assert float((careless - truth).abs().max()) > 2
 
 

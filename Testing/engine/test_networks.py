@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from parity import BLOCK, FIELD, MATRIX, agree, matrix, volume
-from synthmorph_torch import networks, spatial
+from synthmorph_torch import matrices, networks, spatial
 from synthmorph_torch.geometry import Space, index_map, network_space
 from synthmorph_torch.models import OfficialNetworks, normalise
 from synthmorph_torch.networks import full_field, half_resolution, symmetric_velocity
@@ -110,12 +110,12 @@ def test_barycentres_and_fit(load, name):
     weights = power[0] / power[0].sum() * power[1] / power[1].sum()
     agree(weights[0], data["weights"], 1e-7)
     assert (weights == 0).any()  # a dead feature
-    agree(spatial.fit_affine(centres[0], centres[1], weights)[0], data["fit_1"], MATRIX)
-    agree(spatial.fit_affine(centres[1], centres[0], weights)[0], data["fit_2"], MATRIX)
+    agree(matrices.fit_affine(centres[0], centres[1], weights)[0], data["fit_1"], MATRIX)
+    agree(matrices.fit_affine(centres[1], centres[0], weights)[0], data["fit_2"], MATRIX)
     agree(networks.detect_affine(features[0], features[1], shape)[0], data["avg_centered"], MATRIX)
-    unweighted = spatial.symmetric_affine(centres[0], centres[1], torch.ones_like(weights))[0]
+    unweighted = matrices.symmetric_affine(centres[0], centres[1], torch.ones_like(weights))[0]
     agree(networks.uncentre(unweighted, shape), data["unweighted_fw"], MATRIX)
-    parameters = torch.cat(spatial.decompose(matrix(data["avg_centered"])))
+    parameters = torch.cat(matrices.decompose(matrix(data["avg_centered"])))
     agree(parameters, data["rigid_params_of_avg"], MATRIX)
 
 
@@ -129,8 +129,8 @@ def test_affine_and_rigid_matrices(load, official, name):
         agree(forward, data[f"{prefix}fw"], MATRIX)
         agree(torch.linalg.inv(forward), data[f"{prefix}bw"], MATRIX)
         # the root is taken in the centred frame; it commutes with the change of frame
-        agree(spatial.sqrtm(forward), data[f"{prefix}mid_fw"], MATRIX)
-        agree(spatial.sqrtm(torch.linalg.inv(forward)), data[f"{prefix}mid_bw"], MATRIX)
+        agree(matrices.sqrtm(forward), data[f"{prefix}mid_fw"], MATRIX)
+        agree(matrices.sqrtm(torch.linalg.inv(forward)), data[f"{prefix}mid_bw"], MATRIX)
     moved = spatial.resample(moving, model.mid_space(moving, fixed, "affine").affine, fixed.shape[2:])
     agree(moved, data["moved_1"], FIELD)
 

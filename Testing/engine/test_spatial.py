@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from parity import BLOCK, agree, matrix, volume
-from synthmorph_torch import spatial
+from synthmorph_torch import matrices, spatial
 
 # Sampling ----------------------------------------------------------------------------------------------------
 
@@ -166,16 +166,16 @@ CASES = range(12)
 @pytest.mark.parametrize("case", CASES)
 def test_square_root(load, case):
     data = load("matrix_ops.npz")
-    agree(spatial.sqrtm(matrix(data["matrices"][case])), data["square_roots"][case], BLOCK)
+    agree(matrices.sqrtm(matrix(data["matrices"][case])), data["square_roots"][case], BLOCK)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_decomposition(load, case):
     data = load("matrix_ops.npz")
-    parts = spatial.decompose(matrix(data["matrices"][case]))
+    parts = matrices.decompose(matrix(data["matrices"][case]))
     np.testing.assert_allclose(torch.cat(parts).numpy(), data["params"][case], atol=1e-4)
-    agree(spatial.recompose(*parts), data["from_params"][case], BLOCK)
-    agree(spatial.rigid_part(matrix(data["matrices"][case])), data["rigid_part"][case], BLOCK)
+    agree(matrices.recompose(*parts), data["from_params"][case], BLOCK)
+    agree(matrices.rigid_part(matrix(data["matrices"][case])), data["rigid_part"][case], BLOCK)
 
 
 @pytest.mark.parametrize("degrees", [1e-4, 30.0, 90.0, 170.0, 179.0])
@@ -183,27 +183,27 @@ def test_square_root_of_rigid_transforms(degrees):
     """The matrix is defective there: an eigen-decomposition fails."""
     angles = torch.tensor([0.0, 0.0, degrees], dtype=torch.float64)
     one, zero = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    rigid = spatial.recompose(torch.tensor([20.0, -30.0, 40.0], dtype=torch.float64), angles, one, zero)
-    root = spatial.sqrtm(rigid)
+    rigid = matrices.recompose(torch.tensor([20.0, -30.0, 40.0], dtype=torch.float64), angles, one, zero)
+    root = matrices.sqrtm(rigid)
     torch.testing.assert_close(root @ root, rigid, atol=1e-9, rtol=1e-9)
-    torch.testing.assert_close(root[:3, :3], spatial.recompose(zero, angles / 2, one, zero)[:3, :3], atol=1e-9, rtol=0)
+    torch.testing.assert_close(root[:3, :3], matrices.recompose(zero, angles / 2, one, zero)[:3, :3], atol=1e-9, rtol=0)
 
 
 def test_square_root_that_does_not_exist():
     for diagonal in ([-1.0, 1.0, 1.0, 1.0], [-1.0, -1.0, 1.0, 1.0], [-1.1, 1.0, 0.9, 1.0]):
         with pytest.raises(ValueError, match="square root"):
-            spatial.sqrtm(torch.diag(torch.tensor(diagonal)))
+            matrices.sqrtm(torch.diag(torch.tensor(diagonal)))
 
 
 def test_gimbal_lock_and_reflection():
     for angles in ([0.0, 90.0, 25.0], [0.0, -90.0, -50.0]):
-        locked = spatial.recompose(torch.zeros(3).double(), torch.tensor(angles).double(), torch.ones(3).double(),
+        locked = matrices.recompose(torch.zeros(3).double(), torch.tensor(angles).double(), torch.ones(3).double(),
                                    torch.zeros(3).double())
-        torch.testing.assert_close(spatial.rigid_part(locked), locked, atol=1e-7, rtol=0)
+        torch.testing.assert_close(matrices.rigid_part(locked), locked, atol=1e-7, rtol=0)
     mirrored = torch.diag(torch.tensor([-2.0, 1.0, 3.0, 1.0]).double())
-    translation, found, scales, shears = spatial.decompose(mirrored)
+    translation, found, scales, shears = matrices.decompose(mirrored)
     torch.testing.assert_close(scales, torch.tensor([-2.0, 1.0, 3.0]).double())
-    torch.testing.assert_close(spatial.recompose(translation, found, scales, shears), mirrored)
+    torch.testing.assert_close(matrices.recompose(translation, found, scales, shears), mirrored)
 
 
 def test_affine_fit_recovers_a_matrix():
@@ -213,8 +213,8 @@ def test_affine_fit_recovers_a_matrix():
     fixed, weights = torch.randn(1, 20, 3, dtype=torch.float64), torch.rand(1, 20, dtype=torch.float64)
     moving = fixed @ truth[:3, :3].T + truth[:3, 3]
     weights[0, 0], moving[0, 0] = 0, 100  # a point without weight has no say
-    torch.testing.assert_close(spatial.fit_affine(moving, fixed, weights)[0], truth)
-    torch.testing.assert_close(spatial.symmetric_affine(moving, fixed, weights)[0], truth)
+    torch.testing.assert_close(matrices.fit_affine(moving, fixed, weights)[0], truth)
+    torch.testing.assert_close(matrices.symmetric_affine(moving, fixed, weights)[0], truth)
 
 
 def test_barycentre_of_an_empty_map_is_the_centre():

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import images, spatial
+from .. import images, matrices, spatial
 from ..errors import ImageError
 from ..geometry import Space
 
@@ -159,7 +159,7 @@ def uniform(low: float, high: float, *shape: int, device: torch.device | str = "
 def random_affine(shift: float, angle: float, scale: float, shear: float, device: torch.device | str) -> Tensor:
     """Affine matrix in millimetres, uniformly drawn: +-shift mm, +-angle degrees, 1 +- scale, +-shear."""
     draw = lambda limit: uniform(-limit, limit, 3).double()  # noqa: E731
-    return spatial.recompose(draw(shift), draw(angle), 1 + draw(scale), draw(shear)).to(device)
+    return matrices.recompose(draw(shift), draw(angle), 1 + draw(scale), draw(shear)).to(device)
 
 
 def smooth_field(shape: tuple[int, ...], cells: int, std: float, device: torch.device | str, channels: int = 3
@@ -308,7 +308,7 @@ def normalise(image: Tensor) -> Tensor:
 
 def aligned(subject: Subject, template: Tensor) -> Tensor:
     """(4, 4) affine matrix from template to subject, RAS millimetres, fitted to the centroids (NONE, 3) of both."""
-    return spatial.fit_affine(subject.centroids[None], template[None], torch.ones(1, NONE).to(template))[0]
+    return matrices.fit_affine(subject.centroids[None], template[None], torch.ones(1, NONE).to(template))[0]
 
 
 def place(subject: Subject, shape: Sequence[int], spacing: float, to_subject: Tensor, warp_mm: float) -> Tensor:
