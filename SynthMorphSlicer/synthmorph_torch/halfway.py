@@ -60,19 +60,25 @@ class Scene:
             images = [_as_coarse(images[0], *edges), _as_coarse(images[1], *edges[::-1])]
         inside = torch.ones_like(images[0]) if brain is None else F.interpolate(
             brain, size=self.shape, mode="trilinear")
-        relation = self._relation(images, inside, spatial.regrid(mid.velocity, self.field_shape))
-        self.measure = LocalCorrelation(images[0], images[1], relation, inside)
-        self.tiles = list(_tiles(inside[0, 0] > 0, self.measure.radius))
+        self.images, self.inside = images, inside
+        self.tiles = list(_tiles(inside[0, 0] > 0, similarity.RADIUS))
+        self.compare(mid.velocity)
 
-    def _relation(self, images: Sequence[Tensor], inside: Tensor, velocity: Tensor) -> Relation:
+    def compare(self, velocity: Tensor) -> None:
+        """Look anew how the tones are related; a velocity on a grid of any density over the same box aligns them."""
+        relation = self._relation(spatial.regrid(velocity, self.field_shape))
+        moving, fixed = self.images
+        self.measure = LocalCorrelation(moving, fixed, relation, self.inside)
+
+    def _relation(self, velocity: Tensor) -> Relation:
         """How the tones of the images are related, going by planes half-way."""
         halves, seen = halves_of(velocity), []
         rows, columns = (slice(0, n) for n in self.shape[1:])
         for x in range(0, self.shape[0], max(1, self.shape[0] // LOOKS)):
             displacements = self._enlarged(halves, (slice(x, x + 1), rows, columns))
             moving, fixed = (spatial.warp(image, d, "quick", first=(x, 0, 0))
-                             for image, d in zip(images, displacements, strict=True))
-            weight = similarity.foreground(moving, fixed) * inside[:, :, x:x + 1]
+                             for image, d in zip(self.images, displacements, strict=True))
+            weight = similarity.foreground(moving, fixed) * self.inside[:, :, x:x + 1]
             seen.append(torch.cat([moving, fixed, weight]).flatten(1))
         return Relation.of(*torch.cat(seen, 1))
 

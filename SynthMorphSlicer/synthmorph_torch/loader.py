@@ -19,7 +19,7 @@ from .weights import Deformable, WeightChoice, find_weights, load_detector, read
 
 COMPACT_FORMAT = "synthmorph-compact-2"
 VOXELMORPH_FORMAT = "synthmorph-voxelmorph-1"
-COMPACT_REFINEMENT = 50  # iterations that finish in seconds on a CPU
+COMPACT_REFINEMENT = 46  # iterations that finish in seconds on a CPU
 KEPT_LAMBDAS = 4  # baked kernels kept in memory: 106 MB each for the official network
 NAMES = ("auto", "official", "compact")
 

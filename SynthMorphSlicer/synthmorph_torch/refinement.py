@@ -28,16 +28,19 @@ FINEST = 2.0  # voxel size of the refined velocity, millimetres
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the optimisation: voxel sizes of the images and of the field in mm, share of all iterations."""
+    """One resolution of the optimisation: voxel sizes of the images and of the field in mm, share of all iterations.
+
+    The better the images are aligned, the better they tell how their tones are related: ``looks`` is how often they are
+    asked.
+    """
 
     images: float
     field: float
     share: float
+    looks: int = 1
 
 
-# The coarser ones come twice: better aligned, the images tell better how their contrasts are related.
-LEVELS = (Level(4.0, 4.0, 0.22), Level(4.0, 4.0, 0.18), Level(2.0, 4.0, 0.16), Level(2.0, 4.0, 0.16),
-          Level(1.0, 2.0, 0.28))
+LEVELS = Level(4.0, 4.0, 0.435, 2), Level(2.0, 4.0, 0.348, 2), Level(1.0, 2.0, 0.217)
 # Two scans of one head differ by a rigid motion and little else: a smooth field is all that is left to find. Coarse
 # images would only bend it where the contrasts differ.
 ONE_HEAD_LEVELS = (Level(2.0, 4.0, 0.4),)
@@ -78,21 +81,26 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     # lambda leaves the updates alone: rough ones are dominated by their largest, and get nowhere
     update, field = UPDATE_SIGMA * factor, stiffness(regularization) * factor
     for level in ONE_HEAD_LEVELS if one_head else LEVELS:
-        share += level.share
-        count = round(share * iterations) - done
-        if not count or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
-            continue
-        scene = Scene(moving, fixed, mid, spacing, level.images, level.field, sample, brain, voxels)
-        if not done and not one_head:
+        scene = None
+        for _ in range(level.looks):
+            share += level.share / level.looks
+            count = round(share * iterations) - done
+            if not count or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
+                continue
             assert mid.velocity is not None
-            field *= wariness(scene.similarity(mid.velocity))
+            if scene is None:
+                scene = Scene(moving, fixed, mid, spacing, level.images, level.field, sample, brain, voxels)
+            else:
+                scene.compare(mid.velocity)
+            if not done and not one_head:
+                field *= wariness(scene.similarity(mid.velocity))
 
-        def tell(k: int, done: int = done) -> None:
-            if progress:
-                progress((done + k) / iterations)
+            def tell(k: int, done: int = done) -> None:
+                if progress:
+                    progress((done + k) / iterations)
 
-        mid = _ascend(scene, mid, count, update, field, tell)
-        done += count
+            mid = _ascend(scene, mid, count, update, field, tell)
+            done += count
     return mid
 
 

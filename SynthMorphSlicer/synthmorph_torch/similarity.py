@@ -146,8 +146,8 @@ def box(image: Tensor, radius: int = RADIUS) -> Tensor:
     for axis in (4, 3, 2):
         n = total.shape[axis] - 2 * radius
         pairs = total.narrow(axis, 0, n + 2 * radius - 1) + total.narrow(axis, 1, n + 2 * radius - 1)
-        total = total.narrow(axis, 2 * radius, n).clone()
-        for k in range(radius):
+        total = pairs.narrow(axis, 0, n) + total.narrow(axis, 2 * radius, n)
+        for k in range(1, radius):
             total.add_(pairs.narrow(axis, 2 * k, n))
     return total.mul_(1 / (2 * radius + 1) ** 3)
 
