@@ -32,6 +32,26 @@ def test_labels(load, fill):
     agree(found, data[f"labels_disp_nearest_{'clamp' if fill is None else 'fill0'}"], 0)
 
 
+def test_quick_sampling_is_linear_to_a_thousandth_of_a_voxel():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 2, 90, 80, 30, generator=generator)
+    points = torch.rand(1, 3, 20, 21, 22, generator=generator) * torch.tensor([96.0, 86, 36]).view(1, 3, 1, 1, 1) - 3
+    points[0, :, 0, 0, :4] = torch.tensor([[0.0, 89, 89, 44], [79.0, 79, 0, 79], [29.0, 0, 29, 15]])  # voxels, corners
+    for fill in (None, 0.0):
+        quick, exact = (spatial.sample(image, points, mode, fill) for mode in ("quick", "linear"))
+        torch.testing.assert_close(quick, exact, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (8, 1, 8), (8, 8, 1), (2, 2, 2)])
+def test_quick_sampling_of_thin_volumes(shape):
+    image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(1))
+    points = 7 * torch.rand(1, 3, 5, 5, 5, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(spatial.sample(image, points, "quick"), spatial.sample(image, points), atol=1e-5, rtol=0)
+    assert spatial.sample(image, points[..., :0], "quick").shape == (1, 1, 5, 5, 0)
+    two = spatial.sample(image.expand(2, -1, -1, -1, -1), points.expand(2, -1, -1, -1, -1), "quick")
+    assert torch.equal(two[0], two[1])
+
+
 def test_matrix_about_the_centre(load):
     data = load("spatial_transform.npz")
     shape = data["image"].shape[:3]
