@@ -96,7 +96,7 @@ def warm(case: Files, out: Path, threads: int, repeats: int) -> dict[str, list[U
             for title, request in (
                     ("worker, network alone", {**register, "options": {"refine": 0}}),
                     ("worker", register), ("worker, new lambda", lam),
-                    ("worker, new lambda, preview without refinement", {**lam, "refine": False})):
+                    ("worker, new lambda, preview", {**lam, "preview": True})):
                 found.setdefault(title, []).append(worker.ask(**request))
     finally:
         worker.close()

@@ -68,6 +68,6 @@ class Job:
     provenance: dict = field(default_factory=dict)
     note: str = ""
     reason: str = ""  # why this model was used
-    preview: bool = False  # without the refinement that its settings ask for
+    preview: bool = False  # without the finest part of the refinement that its settings ask for
     seconds: float = 0.0
     fingerprint: str = ""  # of the transform as the worker gave it

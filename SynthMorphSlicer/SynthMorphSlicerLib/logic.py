@@ -139,14 +139,14 @@ class RegistrationLogic:
 
         While one is computed only the newest further call counts.
 
-        :param preview: leave the refinement out, if there is one, for speed; ``job.preview`` then tells.
+        :param preview: leave the finest part of the refinement out, if there is one; ``job.preview`` then tells.
         """
         if not self.canChangeRegularization():
             raise InputError(_("Register first: there is no registration to change."))
         job = replace(self.job, settings=replace(self.job.settings, regularization=regularization),
                       wanted={name: node.GetID() for name, node in self.job.outputs.items()}, outputs={},
                       carried=dict(self.job.carried), started=time.monotonic(), replaceEdited=False)
-        message = {"command": "relambda", "regularization": regularization, "refine": not preview,
+        message = {"command": "relambda", "regularization": regularization, "preview": preview,
                    "outputs": self._outputFiles(job)}
         return self._run(job, message, blocking, onProgress, onFinished, onError)
 
@@ -321,7 +321,7 @@ class RegistrationLogic:
         if fixed is None or moving is None:
             return False
         job.provenance, job.note, job.reason = answer["provenance"], answer["note"], answer["reason"]
-        job.preview = message.get("refine") is False and answer["refines"]
+        job.preview = bool(message.get("preview")) and answer["refines"]
         forward, inverse = (scene.vtkTransform(answer[key]) for key in ("fixed_to_moving", "moving_to_fixed"))
         arrays = {key: scene.readArray(answer[key]) for key in ("moved", "jacobian") if key in answer}
         warped = [(scene.readArray(path), layer) for path, layer in zip(answer["labels"], job.layers)]

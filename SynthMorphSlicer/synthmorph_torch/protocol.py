@@ -8,8 +8,8 @@ A request holds ``id`` (a number of the sender's choice), ``command`` and the co
 * ``probe``: which torch, which devices.
 * ``register``: ``moving``, ``fixed`` (image files), ``options`` (keyword arguments of ``Model.register``; ``initial``
   as nested lists), ``model``, ``device``, ``precision``, ``threads`` and ``outputs``.
-* ``relambda``: ``regularization``, ``outputs`` and ``refine``; repeats the last registration with another lambda, for
-  a quick preview without its refinement (``refine`` false). While several wait, only the newest counts: the others
+* ``relambda``: ``regularization``, ``outputs`` and ``preview``; repeats the last registration with another lambda, for
+  a quick ``preview`` without the finest part of its refinement. While several wait, only the newest counts: the others
   are answered with ``superseded``.
 * ``release``: forget the model and the last registration, and free the device's memory.
 * ``transform``: ``path`` of a transform file and a ``folder``; answers with ``fixed_to_moving`` as ``register`` does.

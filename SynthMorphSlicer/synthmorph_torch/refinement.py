@@ -45,6 +45,7 @@ LEVELS = Level(4.0, 4.0, 0.435, 2), Level(2.0, 4.0, 0.348, 2), Level(1.0, 2.0, 0
 # images would only bend it where the contrasts differ.
 ONE_HEAD_LEVELS = (Level(2.0, 4.0, 0.4),)
 ONE_HEAD_STIFFNESS = 3.0
+COARSE = 2.0  # voxel size of the images that a preview looks at, and larger
 STEP, MOMENTUM = 1.0, 0.85  # largest change of the velocity, image voxels; how much of the last change is added to it
 # Smoothing at lambda 0.5, image voxels: of the updates, and of the two parts of the field, that which keeps volumes and
 # that which changes them. At the same overlap of labels, one sigma for both would leave more swelling and shrinking.
@@ -58,7 +59,7 @@ PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN
 
 def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int, regularization: float,
            progress: Callable[[float], None] | None = None, sample: Sample | None = None, one_head: bool = False,
-           voxels: Sequence[Tensor] = ()) -> MidSpace:
+           voxels: Sequence[Tensor] = (), preview: bool = False) -> MidSpace:
     """Improve the velocity field of a mid-space by instance optimisation.
 
     Args:
@@ -71,6 +72,7 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
         sample: for levels finer than the network images; without it they are interpolated.
         one_head: the images show one person's head, so the field should be smooth.
         voxels: edges of the images' own voxels, see :class:`halfway.Scene`.
+        preview: leave out the finest level, which takes most of the time.
 
     Returns:
         A mid-space around the brain, its velocity changed where that has raised the similarity.
@@ -86,6 +88,8 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
             share += level.share / level.looks
             count = round(share * iterations) - done
             if not count or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
+                continue
+            if preview and level.images < COARSE:
                 continue
             assert mid.velocity is not None
             if scene is None:

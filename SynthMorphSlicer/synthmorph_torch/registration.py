@@ -38,6 +38,7 @@ class Options:
     steps: int = 7
     extent: int = 256
     refine: int | None = None
+    preview: bool = False  # for a quick look: refined by coarse images only, stored on a coarse grid, folds left alone
 
     def check(self) -> None:
         """Raise UsageError for values that mean nothing."""
@@ -183,7 +184,7 @@ class Model:
             stages.start("refinement", 0.5)
             result.mid = refinement.refine(
                 inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
-                options.regularization, stages.inner, result.sample, result.one_head, result.voxels)
+                options.regularization, stages.inner, result.sample, result.one_head, result.voxels, options.preview)
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -231,6 +232,11 @@ class Registration:
         return self.model.default_refinement if self.options.refine is None else self.options.refine
 
     @property
+    def exactly(self) -> bool:
+        """Whether the transforms show all the detail of a refined field, and none of its folds."""
+        return bool(self.iterations) and not self.options.preview
+
+    @property
     def affine(self) -> np.ndarray:
         """(4, 4) affine part, fixed to moving world points, LPS millimetres."""
         assert self.net_affine is not None
@@ -273,7 +279,7 @@ class Registration:
     def _express(self, affine: np.ndarray) -> None:
         """Set both transforms; smooth a refined velocity where they would fold."""
         there, back = self._residual(True), self._residual(False)
-        if self.iterations:
+        if self.exactly:
             for attempt in range(UNFOLDING):
                 places = torch.cat([there.folds(), back.folds()])
                 if not len(places):
@@ -288,15 +294,19 @@ class Registration:
 
     def _residual(self, forward: bool) -> Residual:
         assert self.mid is not None
-        inputs, networks, exactly = self.inputs, self.model.networks, bool(self.iterations)
+        inputs, networks, exactly = self.inputs, self.model.networks, self.exactly
         lattice, source = ((inputs.residual_net, inputs.fixed_net) if forward else
                            (inputs.opposite_net, inputs.moving_net))
         lattice = lattice.scaled(REFINED_VOXEL / networks.spacing if exactly else networks.residual_factor)
         return Residual(self.mid, source, lattice, forward, self.options.steps, exactly, networks.fades)
 
-    def with_regularization(self, regularization: float, progress: Progress | None = None) -> Registration:
-        """The same registration with another lambda; reuses the affine part and the images in network space."""
-        options = dataclasses.replace(self.options, regularization=regularization)
+    def with_regularization(self, regularization: float, progress: Progress | None = None, preview: bool = False
+                            ) -> Registration:
+        """The same registration with another lambda; reuses the affine part and the images in network space.
+
+        A ``preview`` leaves out the finest level of the refinement, and what keeps a detailed warp from folding.
+        """
+        options = dataclasses.replace(self.options, regularization=regularization, preview=preview)
         options.check()
         again = Registration(self.model, self.moving, self.fixed, options, self.inputs, self.start,
                              one_head=self.one_head)

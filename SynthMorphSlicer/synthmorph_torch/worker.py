@@ -5,7 +5,6 @@ program that started it. It is made to be killed: whoever wants to cancel ends t
 """
 from __future__ import annotations
 
-import dataclasses
 import os
 import queue
 import sys
@@ -57,7 +56,6 @@ class Worker:
         self.model: Model | None = None
         self.model_key: tuple[str, str, str] | None = None
         self.registration: Registration | None = None
-        self.refine: int | None = None  # iterations that the last registration was asked to refine
         self.commands: dict[str, Callable[[Message], Message]] = {
             "probe": self.probe, "register": self.register, "relambda": self.relambda, "release": self.release,
             "weights": self.weights, "fetch": self.fetch, "clear": self.clear, "transform": self.transform,
@@ -148,7 +146,6 @@ class Worker:
         self.registration = None
         model = self._load(request.get("model", "auto"), request.get("device", "auto"),
                            options.get("transform", "joint"))
-        self.refine = options.get("refine")
         self.registration = model.register(moving, fixed, progress=report, **options)
         return self._results(request, report)
 
@@ -157,10 +154,8 @@ class Worker:
         if self.registration is None:
             raise Released
         report = self._progress(request)
-        refine = self.refine if request.get("refine", True) else 0
-        options = dataclasses.replace(self.registration.options, refine=refine)
-        last = dataclasses.replace(self.registration, options=options)
-        self.registration = last.with_regularization(float(request["regularization"]), progress=report)
+        self.registration = self.registration.with_regularization(
+            float(request["regularization"]), report, bool(request.get("preview")))
         return self._results(request, report)
 
     def release(self, request: Message) -> Message:
@@ -272,9 +267,6 @@ class Worker:
 
     # parts
 
-    def _iterations(self, model: Model) -> int:
-        return model.default_refinement if self.refine is None else self.refine
-
     def _load(self, name: str, device: str, transform: str) -> Model:
         """The model that is kept, if it is the right one."""
         from .loader import load_model
@@ -309,7 +301,7 @@ class Worker:
         report("writing results", 0.9)
         answer: Message = {"provenance": registration.provenance(), "note": " ".join(registration.notes),
                            "reason": registration.model.reason,
-                           "refines": bool(self._iterations(registration.model)),
+                           "refines": bool(registration.iterations),
                            "fixed_to_moving": describe_transform(registration.fixed_to_moving, folder / "forward.npy"),
                            "moving_to_fixed": describe_transform(registration.moving_to_fixed, folder / "inverse.npy")}
         if outputs.get("moved"):

@@ -94,6 +94,15 @@ def test_swapping_the_images_changes_the_sign(related):
     assert float((one + other).abs().max()) < 0.05 * float(one.abs().max())
 
 
+def test_a_preview_leaves_out_the_finest_level(monkeypatch):
+    with torch.inference_mode():
+        preview, whole = (refine(blobs(0), blobs(1), still(64), 2.0, 10, 0.5, preview=quick).velocity
+                          for quick in (True, False))
+        monkeypatch.setattr(refinement, "LEVELS", refinement.LEVELS[:-1])
+        assert torch.equal(preview, refine(blobs(0), blobs(1), still(64), 2.0, 10, 0.5).velocity)
+    assert preview.any() and not torch.equal(preview, whole)
+
+
 def with_brain(mid: MidSpace, first: int, last: int) -> MidSpace:
     """The mid-space with feature maps that show a brain in a cube of voxels."""
     maps = torch.zeros(1, 2, *mid.shape)

@@ -89,16 +89,15 @@ def test_newest_lambda_wins(makeClient, images):
     assert not answers.errors
 
 
-def test_preview_leaves_the_refinement_out(makeClient, images):
+def test_preview_comes_before_the_whole_refinement(makeClient, images):
     client, answers = makeClient(WORKER), Answers()
-    answers.send(client, **registration(images, transform="joint", refine=1))
+    answers.send(client, **registration(images, transform="joint", refine=6))
     assert client.wait(180) and answers.results
-    for refine in (False, True):
-        answers.send(client, command="relambda", regularization=0.4, refine=refine, outputs={"folder": images[2]})
+    for preview in (True, False):
+        answers.send(client, command="relambda", regularization=0.4, preview=preview, outputs={"folder": images[2]})
         assert client.wait(180) and not answers.errors
-    assert [answer["provenance"]["refine"] for answer in answers.results] == [1, 0, 1]
-    assert [answer["refines"] for answer in answers.results] == [True] * 3
-    assert "refinement" not in answers.results[1]["seconds"]
+    assert [answer["provenance"]["preview"] for answer in answers.results] == [False, True, False]
+    assert [(answer["provenance"]["refine"], answer["refines"]) for answer in answers.results] == [(6, True)] * 3
 
 
 def test_cancel_ends_the_process_within_a_second_and_the_next_request_starts_another(makeClient, images):
