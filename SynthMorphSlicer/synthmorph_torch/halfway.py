@@ -88,7 +88,7 @@ class Scene:
 
     def ascent(self, velocity: Tensor) -> tuple[float, Tensor]:
         """Similarity of the images warped half-way, and its ascent direction on the field's grid."""
-        halves, halo = halves_of(velocity), self.measure.halo
+        halves, halo = halves_of(velocity), self.measure.HALO
         total, weight = 0.0, 0.0
         # averaged over the field's voxels along two axes at once, so that the whole is never stored
         direction = velocity.new_zeros(3, self.shape[0], *self.field_shape[1:])

@@ -83,13 +83,13 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     # lambda leaves the updates alone: rough ones are dominated by their largest, and get nowhere
     update, field = UPDATE_SIGMA * factor, stiffness(regularization) * factor
     for level in ONE_HEAD_LEVELS if one_head else LEVELS:
+        if preview and level.images < COARSE:
+            continue
         scene = None
         for _ in range(level.looks):
             share += level.share / level.looks
             count = round(share * iterations) - done
             if not count or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
-                continue
-            if preview and level.images < COARSE:
                 continue
             assert mid.velocity is not None
             if scene is None:

@@ -6,7 +6,6 @@ PyTorch allows for so few channels.
 """
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -14,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import spatial
-from .tones import FOREGROUND, Relation, between, common, toned
+from .tones import FOREGROUND, Relation, between, both_show, common, toned
 
 RADIUS = 2  # of the correlation window, voxels
 FLOOR = 1e-4  # variance below which a window counts as empty
-# Of images of one contrast: weight of the differences of their tones, and the shares of the variance that these are
-# where they count fully and where they count for nothing (4-mm images of two people: 0.04 to 0.06 from one scanner,
-# 0.08 and more from two or with parts missing, of which bias and noise are most). How unlike one tissue can look.
+# Of images of one contrast: weight of the differences of their tones; at which share of the variance they count fully,
+# and from which on for nothing (4-mm images of two people: 0.04 to 0.06 from one scanner, 0.08 and more from two, or
+# with noise, a bias field or a part missing); and how unlike one tissue can look.
 PULL, FAMILIAR, STRANGE, SAME = 4.0, 0.06, 0.12, 0.15
 
 
@@ -36,16 +35,16 @@ class LocalCorrelation:
     the more their differences count, too: a window's correlation does not tell fluid from white matter, they do.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, relation: Relation, inside: Tensor, radius: int = RADIUS) -> None:
+    HALO = 2 * RADIUS  # voxels on either side that the result depends on: windows of what is found in windows
+
+    def __init__(self, moving: Tensor, fixed: Tensor, relation: Relation, inside: Tensor) -> None:
         """
         Args:
             moving, fixed: (1, 1, X, Y, Z) on one grid.
             relation: of their tones.
             inside: mask (1, 1, X, Y, Z) of what is to be compared.
-            radius: the windows are cubes of ``2 radius + 1`` voxels.
         """
-        self.inside, self.radius = inside, radius
-        self.halo = 2 * radius  # voxels on either side that the result depends on: windows of what is found in windows
+        self.inside = inside
         self.variance, self.pull = max(relation.variance, 1e-6), 0.0
         if relation.rising:
             self.moving, self.fixed = common(moving, relation.to_fixed), common(fixed, relation.to_moving)
@@ -74,7 +73,7 @@ class LocalCorrelation:
         values, direction = torch.zeros_like(mask), torch.zeros_like(forward)
         pairs = list(zip(moving.split(1, 1), fixed.split(1, 1), strict=True))
         for m, f in pairs:
-            value, by_moving, by_fixed = local_correlation(m, f, mask, self.radius)
+            value, by_moving, by_fixed = local_correlation(m, f, mask)
             if self.pull:
                 pull = self._pull(m, f, mask)
                 by_moving, by_fixed = by_moving + pull, by_fixed - pull
@@ -85,8 +84,8 @@ class LocalCorrelation:
     def _pull(self, moving: Tensor, fixed: Tensor, mask: Tensor) -> Tensor:
         """What the moving image's intensities lack; nothing where they differ too much to be the same tissue."""
         lack = fixed - moving
-        both = (moving > FOREGROUND) & (fixed > FOREGROUND)
-        return self.pull * lack * torch.exp(lack.square() / (-2 * SAME * self.variance)) * both * mask
+        likely = torch.exp(lack.square() / (-2 * SAME * self.variance))
+        return self.pull * lack * likely * both_show(moving, fixed) * mask
 
 
 class MutualInformation:
@@ -152,29 +151,26 @@ def box(image: Tensor, radius: int = RADIUS) -> Tensor:
     return total.mul_(1 / (2 * radius + 1) ** 3)
 
 
-def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor, radius: int = RADIUS
-                      ) -> tuple[Tensor, Tensor, Tensor]:
+def local_correlation(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Squared local correlation and the derivatives of its sum by both images' intensities.
 
     Args:
         moving, fixed: (1, 1, X, Y, Z).
         mask: (1, 1, X, Y, Z), weight of each window.
-        radius: the windows are cubes of ``2 radius + 1`` voxels.
 
     Returns:
         The correlation times the mask, and two derivatives, (1, 1, X, Y, Z).
     """
-    mean = functools.partial(box, radius=radius)
-    m, f = mean(moving), mean(fixed)
-    covariance = mean(moving * fixed) - m * f
-    vm = (mean(moving * moving) - m * m).clamp(min=0) + FLOOR
-    vf = (mean(fixed * fixed) - f * f).clamp(min=0) + FLOOR
+    m, f = box(moving), box(fixed)
+    covariance = box(moving * fixed) - m * f
+    vm = (box(moving * moving) - m * m).clamp(min=0) + FLOOR
+    vf = (box(fixed * fixed) - f * f).clamp(min=0) + FLOOR
     correlation = covariance.square() / (vm * vf)
     a = mask * 2 * covariance / (vm * vf)
     bm, bf = mask * 2 * correlation / vm, mask * 2 * correlation / vf
-    common = mean(a)
-    by_moving = fixed * common - moving * mean(bm) - mean(a * f - bm * m)
-    by_fixed = moving * common - fixed * mean(bf) - mean(a * m - bf * f)
+    shared = box(a)
+    by_moving = fixed * shared - moving * box(bm) - box(a * f - bm * m)
+    by_fixed = moving * shared - fixed * box(bf) - box(a * m - bf * f)
     return correlation * mask, by_moving, by_fixed
 
 

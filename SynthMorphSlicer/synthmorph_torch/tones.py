@@ -37,13 +37,18 @@ class Relation:
             moving, fixed: intensities in [0, 1] of the same voxels, of any shape.
             weight: of each voxel.
         """
-        both = weight * (moving > FOREGROUND) * (fixed > FOREGROUND)
+        both = weight * both_show(moving, fixed)
         to_fixed, to_moving = curve(moving, fixed, weight), curve(fixed, moving, weight)
         rising = max(_falling(moving, fixed, both), _falling(fixed, moving, both)) < FALLING
         m, f = common(moving, to_fixed), common(fixed, to_moving)
         share = both / both.sum().clamp(min=1e-12)
         variance = sum(float((share * (one - (share * one).sum()).square()).sum()) for one in (m, f))
         return cls(to_fixed, to_moving, rising, variance, float((share * (m - f).square()).sum()))
+
+
+def both_show(moving: Tensor, fixed: Tensor) -> Tensor:
+    """True where both images show something."""
+    return (moving > FOREGROUND) & (fixed > FOREGROUND)
 
 
 def curve(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ def velocity():
 
 
 def test_parts_add_up(scene_of, velocity, monkeypatch):
+    # points that are sampled quickly depend a little on the part in which they lie
+    monkeypatch.setattr(spatial, "_sample_in_planes", spatial._sample_linear)
     whole = scene_of()
     assert len(whole.tiles) == 1
     monkeypatch.setattr(halfway, "SLAB", 1)
@@ -42,8 +44,7 @@ def test_parts_add_up(scene_of, velocity, monkeypatch):
     (one, direction), (other, same) = whole.ascent(velocity), parts.ascent(velocity)
     assert one == pytest.approx(other, rel=1e-4)
     assert direction.abs().max() > 0
-    # points that are sampled quickly depend a little on the part in which they lie
-    torch.testing.assert_close(direction, same, rtol=1e-3, atol=1e-3 * float(direction.abs().max()))
+    torch.testing.assert_close(direction, same, rtol=1e-3, atol=1e-4 * float(direction.abs().max()))
 
 
 def test_only_the_brain_is_looked_at(scene_of, velocity):
