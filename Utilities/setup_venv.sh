@@ -46,6 +46,20 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$
 # uv knows where PyTorch keeps its builds for each kind of machine; the package index itself has only the CUDA one
 pytorch_build() { pip uv && "$venv/bin/uv" --quiet pip install --python "$venv/bin/python" --torch-backend="$1" "torch==$TORCH"; }
 
+# Only "there is no such build" is a reason to look elsewhere; a full disk or a broken network is not, and the default
+# build would need several times the space
+cpu_build_elsewhere() {
+    case $1 in
+        *"No matching distribution"*) ;;
+        *"No space left"*) say "the disk is full; this needs up to 4 GB where $venv is and 1 GB in ${TMPDIR:-/tmp}"; return 1 ;;
+        *) say "$1"; return 1 ;;
+    esac
+    if ! pytorch_build cpu 2>/dev/null; then
+        say "no CPU build of PyTorch $TORCH can be reached; installing the default build, several GB with CUDA libraries"
+        pip "torch==$TORCH"
+    fi
+}
+
 install_torch() {
     if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
         return
@@ -57,10 +71,7 @@ install_torch() {
         pytorch_build auto 2>/dev/null || pip "torch==$TORCH"
     else
         say "installing PyTorch $TORCH for the CPU"
-        if ! pip "torch==$TORCH+cpu" 2>/dev/null && ! pytorch_build cpu 2>/dev/null; then
-            say "no CPU build of PyTorch $TORCH can be reached; installing the default build, several GB with CUDA libraries"
-            pip "torch==$TORCH"
-        fi
+        why=$(pip "torch==$TORCH+cpu" 2>&1) || cpu_build_elsewhere "$why"
     fi
 }
 

@@ -6,6 +6,7 @@ scripted module.  README.md in this folder lists what is real and what is stood 
 
 import importlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -259,6 +260,7 @@ class Host:
 
     def close(self):
         slicer.app.layoutManager().close()
+        shutil.rmtree(slicer.app.temporaryPath, ignore_errors=True)
 
 
 def start():

@@ -114,7 +114,7 @@ class SliceWidget(_View):
         actor.SetMapper(mapper)
         actor.GetProperty().SetDisplayLocationToBackground()
         self._image = (mapper, actor)
-        self._renderer.AddActor2D(actor)
+        self._renderer.AddViewProp(actor)
 
     def _prepare(self, size):
         self._logic.ResizeSliceNode(*size)
