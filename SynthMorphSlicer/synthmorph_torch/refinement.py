@@ -54,6 +54,7 @@ UPDATE_SIGMA, SOLENOIDAL_SIGMA, IRROTATIONAL_SIGMA = 1.5, 1.0, 1.4
 # contrasts, Dice 0.68 instead of 0.58. Their similarity before refinement was 0.07 to 0.19, that of two T1 scans 0.4 to
 # 0.6, and between unlike contrasts of real scans 0.19 to 0.49.
 UNLIKE, ALIKE, WARINESS = 0.2, 0.3, 2.0
+THIN = 2.0  # millimetres between slices, up to which they show what lies between them
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
 
@@ -79,9 +80,10 @@ def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterati
     """
     mid, spacing, brain = working_grid(mid, spacing)
     done, share = 0, 0.0
-    factor = ONE_HEAD_STIFFNESS if one_head else 1.0
-    # lambda leaves the updates alone: rough ones are dominated by their largest, and get nowhere
-    update, field = UPDATE_SIGMA * factor, stiffness(regularization) * factor
+    factor = ONE_HEAD_STIFFNESS if one_head else coarseness(voxels, mid, spacing)
+    # nothing but one head smooths the updates: rough ones are dominated by their largest, and get nowhere
+    update = UPDATE_SIGMA * (ONE_HEAD_STIFFNESS if one_head else 1.0)
+    field = stiffness(regularization) * factor
     for level in ONE_HEAD_LEVELS if one_head else LEVELS:
         if preview and level.images < COARSE:
             continue
@@ -113,9 +115,20 @@ def wariness(similarity: float) -> float:
     return 1.0 + (WARINESS - 1.0) * min(1.0, max(0.0, (ALIKE - similarity) / (ALIKE - UNLIKE)))
 
 
+def coarseness(voxels: Sequence[Tensor], mid: MidSpace, spacing: float) -> float:
+    """Factor of the field's sigmas for images with thick slices, between which nothing shows what a warp should do.
+
+    On slices of 10 mm, labels overlap by 0.008 more with it; on slices of 3 and 5 mm, by 0.001.
+    """
+    edges = [torch.linalg.inv(matrix[:3, :3]) @ edge
+             for edge, matrix in zip(voxels, (mid.to_moving, mid.to_fixed), strict=False)]
+    longest = max((float(edge.norm(dim=0).max()) * spacing for edge in edges), default=0.0)
+    return max(1.0, longest / THIN) ** (1 / 3)
+
+
 def stiffness(regularization: float) -> float:
-    """Factor of the field's sigmas for a lambda in (0, 1): one at 0.5, and never so small that it folds everywhere."""
-    return 0.7 + 0.3 * (2 * regularization) ** 2.5
+    """Factor of the field's sigmas for a lambda in (0, 1): one at 0.5, and twice as much for every 0.4 more."""
+    return 2 ** ((regularization - 0.5) / 0.4)
 
 
 def working_grid(mid: MidSpace, spacing: float) -> tuple[MidSpace, float, Tensor | None]:

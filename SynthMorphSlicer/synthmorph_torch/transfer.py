@@ -17,7 +17,7 @@ from .atlas import Atlas, Fault, Structure, write_ctbl
 from .errors import ImageError, SynthMorphError, UsageError
 from .files import replacing_folder, write_text
 from .geometry import Space
-from .labels import warp_labels
+from .labels import settled, uncertainty, warp_labels
 from .quality import json_ready
 from .review import Case, is_doubtful
 
@@ -137,7 +137,8 @@ def carried(atlas: Atlas, patient: sitk.Image, forward: sitk.Transform, backward
             provenance: dict[str, Any] | None = None) -> Propagated:
     """Bring an atlas onto the patient's grid by a transform that is known already (patient to atlas points)."""
     low = float(sitk.GetArrayViewFromImage(atlas.image).min())
-    return Propagated(atlas, warp_labels(forward, atlas.labels, patient),
+    # boundaries are settled where atlases are fused; doing so before would take detail from their common opinion
+    return Propagated(atlas, warp_labels(forward, atlas.labels, patient, "linear"),
                       transforms.apply(forward, atlas.image, patient, fill=low), forward, backward, provenance or {})
 
 
@@ -146,7 +147,8 @@ def combine(found: Sequence[Propagated], patient: sitk.Image, method: str, struc
     """Fuse what atlases say and measure it: fused labels, the atlases, their structures, the table of volumes."""
     opinions = [one.labels for one in found]
     if len(found) == 1:
-        fused = fusion.Fused(opinions[0], sitk.Cast(opinions[0] * 0, sitk.sitkFloat32) + 1, "single")
+        only = settled(opinions[0], uncertainty(found[0].forward))
+        fused = fusion.Fused(only, sitk.Cast(only * 0, sitk.sitkFloat32) + 1, "single")
     else:
         fused = fusion.fuse(opinions, method, patient, [one.moved for one in found])
     names = {label: structure.name for label, structure in structures.items()}

@@ -20,13 +20,18 @@ def blocks(dtype, values=(2, 41, 1035), shape=(12, 14, 16)):
     return image
 
 
+def warped(affine):
+    grid = Space((16, 14, 12), np.diag([1.2, 0.9, 1.5, 1.0]))
+    residual = np.random.default_rng(1).normal(scale=0.7, size=(3, 16, 14, 12))
+    return transforms.residual_transform(residual, grid, affine)
+
+
 @pytest.fixture
 def warp():
-    rng = np.random.default_rng(1)
+    """Between two people."""
     affine = np.eye(4)
-    affine[:3] += rng.normal(scale=0.05, size=(3, 4))
-    grid = Space((16, 14, 12), np.diag([1.2, 0.9, 1.5, 1.0]))
-    return transforms.residual_transform(rng.normal(scale=0.7, size=(3, 16, 14, 12)), grid, affine)
+    affine[:3] += np.random.default_rng(2).normal(scale=0.05, size=(3, 4))
+    return warped(affine)
 
 
 @pytest.mark.parametrize("method", labels.METHODS)
@@ -55,7 +60,9 @@ def test_identity_changes_nothing(shape):
         np.testing.assert_array_equal(sitk.GetArrayFromImage(moved), sitk.GetArrayFromImage(source))
 
 
-def test_smooth_equals_largest_interpolated_mask(warp):
+def test_smooth_equals_largest_interpolated_mask_within_one_head():
+    rigid = transforms.matrix_of(sitk.Euler3DTransform((8, 6, 9), 0.05, -0.1, 0.02, (0.3, 0.1, -0.2)))
+    warp = warped(rigid)
     source, grid = blocks(np.int16), Space((18, 17, 15), np.diag([0.8, 0.8, 1.1, 1.0]))
     values = [0, 2, 41, 1035]
     masks = [sitk.Cast(sitk.Equal(source, value), sitk.sitkFloat32) for value in values]
@@ -65,6 +72,54 @@ def test_smooth_equals_largest_interpolated_mask(warp):
     moved = sitk.GetArrayFromImage(labels.warp_labels(warp, source, grid))
     assert clear.mean() > 0.4
     np.testing.assert_array_equal(moved[clear], expected[clear])
+
+
+def ball(shape=(40, 44, 48), radius=13.0, rough=0.0):
+    """A ball of label 5, its surface off by up to ``rough`` voxels; true where it should be, and the labels."""
+    distance = np.linalg.norm(np.indices(shape) - np.array(shape)[:, None, None, None] / 2, axis=0)
+    noise = np.random.default_rng(0).uniform(-rough, rough, shape)
+    return distance < radius, np.where(distance + noise < radius, 5, 0).astype(np.int16)
+
+
+def settled_array(array, spacing=(1.0, 1.0, 1.0)):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    return sitk.GetArrayFromImage(labels.settled(image, 1.0))
+
+
+def test_uncertain_boundaries_are_settled():
+    truth, rough = ball(rough=2.0)
+    settled = settled_array(rough)
+    assert settled.dtype == rough.dtype and set(np.unique(settled)) == {0, 5}
+    missed, left = ((one == 5) != truth for one in (rough, settled))
+    assert left.sum() < 0.5 * missed.sum()
+
+
+def test_settling_keeps_volumes_and_what_is_thin():
+    _, image = ball()
+    image[:, 4, 4] = 9  # a thread of one voxel, which smoothing by itself would lose
+    image[18:22, 20:24, 22:26] = 7  # and a small structure within a large one
+    settled = settled_array(image)
+    for label in (5, 7, 9):
+        assert (settled == label).sum() == pytest.approx((image == label).sum(), rel=0.05), label
+    assert (settled[3:-3, 4, 4] == 9).all()
+
+
+def test_settling_goes_by_millimetres():
+    """Across slices of 10 mm, an error of 1 mm changes nothing; within them, it does."""
+    _, rough = ball(rough=1.5)
+    settled = settled_array(rough, (1.0, 1.0, 10.0))[5:-5]
+    single = np.stack([settled_array(plane[None])[0] for plane in rough[5:-5]])
+    assert (settled != rough[5:-5]).any() and (settled != single).mean() < 0.01
+
+
+def test_only_warps_between_people_are_uncertain(warp):
+    affine = transforms.affine_transform(np.diag([1.1, 0.9, 1.0, 1.0]))
+    rigid = transforms.matrix_of(sitk.Euler3DTransform((8, 6, 9), 0.3, -0.1, 0.02, (3, 1, -2)))
+    assert labels.uncertainty(warp) == labels.DOUBT
+    field = sitk.Cast(transforms.to_displacement_field(warp, blocks(np.int16)), sitk.sitkVectorFloat64)
+    assert labels.uncertainty(sitk.DisplacementFieldTransform(field)) == labels.DOUBT  # its linear part is hidden
+    assert [labels.uncertainty(one) for one in (IDENTITY, affine, warped(rigid))] == [0, 0, 0]
 
 
 def test_outside_is_background(warp):
@@ -88,8 +143,8 @@ def test_wrong_input_is_refused():
     source = blocks(np.uint8, (1, 2, 3))
     with pytest.raises(UsageError, match="integer"):
         labels.warp_labels(IDENTITY, sitk.Cast(source, sitk.sitkFloat32), source)
-    with pytest.raises(UsageError, match="smooth, nearest"):
-        labels.warp_labels(IDENTITY, source, source, "linear")
+    with pytest.raises(UsageError, match="smooth, linear, nearest"):
+        labels.warp_labels(IDENTITY, source, source, "cubic")
 
 
 def test_real_labels(data):

@@ -190,6 +190,15 @@ def test_small_lambdas_smooth_less():
     assert factors == sorted(factors) and refinement.stiffness(0.5) == 1.0
 
 
+@pytest.mark.parametrize(("thickness", "factor"), [(1.0, 1.0), (2.0, 1.0), (5.0, 1.357), (10.0, 1.710)])
+def test_thick_slices_stiffen_the_field(thickness, factor):
+    """In the mid-space: network voxels of 3 mm, half as many of the moving image's along each axis."""
+    mid = dataclasses.replace(still(16), to_moving=torch.diag(torch.tensor([0.5, 0.5, 0.5, 1.0])).double())
+    thin, thick = (torch.diag(torch.tensor(edges)).double() for edges in ([1 / 3] * 3, [1 / 6, 1 / 6, thickness / 6]))
+    assert refinement.coarseness((thick, thin), mid, 3.0) == pytest.approx(factor, abs=1e-3)
+    assert refinement.coarseness((), mid, 3.0) == 1.0
+
+
 def test_images_that_tell_little_of_each_other_are_warped_smoothly(monkeypatch):
     moving, fixed = blobs(0, 64), blobs(1, 64)
     rough = refine(moving, fixed, still(64), 3.0, 12, 0.5).velocity

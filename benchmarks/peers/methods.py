@@ -50,8 +50,7 @@ class Method:
             (out / "transforms.txt").write_text("")
             return process.Usage(0.0, 0.0, 0.0, 0)
         if self.ours is None:
-            command = [settings.python, str(RUNNERS), self.name, str(case.moving), str(case.fixed), str(out),
-                       "--threads", str(settings.threads)]
+            command = self._runner(case, out, settings)
         else:
             linear = "affine" in self.ours or "rigid" in self.ours
             transform = "affine.tfm" if linear else "warp.nii.gz"
@@ -60,6 +59,22 @@ class Method:
                        str(case.moving), str(case.fixed)]
             (out / "transforms.txt").write_text(f"{transform}\n")
         return process.measure(command, out / "log.txt", settings.threads, environment(self.ours is not None))
+
+    def carry(self, case: Files, labels: Path, out: Path, settings: Settings) -> None:
+        """Carry a label map by the result in a folder, in the method's own way if it has one, to ``labels.nii.gz``."""
+        if self.ours is not None:
+            transform = (out / "transforms.txt").read_text().strip()
+            command = [sys.executable, "-m", "synthmorph_torch", "apply", "--like", str(case.fixed),
+                       str(out / transform), str(labels), str(out / "labels.nii.gz")]
+        elif self.name != "identity":
+            command = [*self._runner(case, out, settings), "--labels", str(labels)]
+        else:
+            return
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(self.ours is not None))
+
+    def _runner(self, case: Files, out: Path, settings: Settings) -> list[str]:
+        return [settings.python, str(RUNNERS), self.name, str(case.moving), str(case.fixed), str(out), "--threads",
+                str(settings.threads)]
 
 
 def environment(ours: bool) -> dict[str, str]:

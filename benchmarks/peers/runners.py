@@ -1,12 +1,14 @@
 """Run one peer on one pair of images: the process that is measured.
 
-    python runners.py METHOD MOVING FIXED OUT [--threads N]
+    python runners.py METHOD MOVING FIXED OUT [--threads N] [--labels FILE]
 
 It needs only the peer's own packages, so that each peer may live in an environment of its own. Every method writes
 ``OUT/moved.nii.gz``, the moving image on the fixed grid by the peer's own resampling, and ``OUT/transforms.txt``, which
 names the files of its transform in the order in which they act on a point of the fixed image: displacement fields in
 LPS millimetres on a grid in the world, and ITK matrices. Settings are those that the peers' manuals recommend for
-brains or ship as their defaults; nobody was tuned for this benchmark.
+brains or ship as their defaults; nobody was tuned for this benchmark. With ``--labels``, nothing is registered: the
+label map is carried by what an earlier run left in OUT, in the way that the peer's manual recommends for label maps, to
+``OUT/labels.nii.gz``; nothing is written for peers whose manuals say no more than "nearest neighbour".
 """
 from __future__ import annotations
 
@@ -39,6 +41,14 @@ def greedy(moving: Path, fixed: Path, out: Path, threads: int, affine: str = GRE
     finish(out, *(["warp.nii.gz"] if deformable else []), "affine.tfm")
 
 
+def greedy_labels(labels: Path, fixed: Path, out: Path, threads: int) -> None:
+    from picsl_greedy import Greedy3D
+
+    chain = f"{out / 'warp.nii.gz'} {out / 'greedy.mat'}"
+    Greedy3D().execute(f"-rf {fixed} -ri LABEL 0.2vox -rm {labels} {out / 'labels.nii.gz'} -r {chain} "
+                       f"-threads {threads}")
+
+
 def ants(moving: Path, fixed: Path, out: Path, threads: int, kind: str = "antsRegistrationSyNQuick[s]") -> None:
     """ANTs (Avants et al.): by default the recipe of antsRegistrationSyNQuick.sh, rigid, affine and SyN."""
     import ants as antspy
@@ -48,6 +58,14 @@ def ants(moving: Path, fixed: Path, out: Path, threads: int, kind: str = "antsRe
                                  outprefix=str(out / "ants_"), random_seed=1, **options)
     antspy.image_write(result["warpedmovout"], str(out / "moved.nii.gz"))
     finish(out, *[Path(name).name for name in result["fwdtransforms"]])
+
+
+def ants_labels(labels: Path, fixed: Path, out: Path, threads: int) -> None:
+    import ants as antspy
+
+    names = [str(out / name) for name in (out / "transforms.txt").read_text().split()]
+    antspy.image_write(antspy.apply_transforms(antspy.image_read(str(fixed)), antspy.image_read(str(labels)), names,
+                                               interpolator="genericLabel"), str(out / "labels.nii.gz"))
 
 
 def convexadam(moving: Path, fixed: Path, out: Path, threads: int) -> None:
@@ -166,6 +184,7 @@ RUNS: dict[str, tuple[Any, dict[str, Any], str]] = {  # method: function, settin
     "niftyreg": (niftyreg, {}, "niftyreg"),
     "elastix": (elastix, {}, "itk-elastix"),
 }
+CARRIES = {"greedy": greedy_labels, "greedy-nmi": greedy_labels, "ants": ants_labels}
 
 
 def main() -> None:
@@ -173,6 +192,7 @@ def main() -> None:
     parser.add_argument("method", choices=RUNS)
     parser.add_argument("paths", type=Path, nargs="*", metavar="MOVING FIXED OUT")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--labels", type=Path, help="label map of the moving image to carry")
     parser.add_argument("--version", action="store_true", help="print the version of the peer, or fail without it")
     options = parser.parse_args()
     run, settings, package = RUNS[options.method]
@@ -182,7 +202,12 @@ def main() -> None:
     for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)
     moving, fixed, out = (path.resolve() for path in options.paths)
+    labels = options.labels.resolve() if options.labels else None
     os.chdir(out)  # some peers leave files where they are
+    if labels:
+        if options.method in CARRIES:
+            CARRIES[options.method](labels, fixed, out, options.threads)
+        return
     run(moving, fixed, out, options.threads, **settings)
 
 

@@ -35,7 +35,7 @@ def score(case: Case, folder: Path, data: Path) -> dict[str, Any]:
     row |= {"voxels": head["voxels"], "folding": head["folding_count"], "folding_percent": head["folding_percent"],
             "smallest_jacobian": head["min"], "sd_log_jacobian": head["sd_log"],
             "folding_grid": quality.jacobian_statistics(jacobian)["folding_count"]}
-    return row | overlap(case, chain, data) if case.labelled else row
+    return row | overlap(case, chain, folder / "labels.nii.gz", data) if case.labelled else row
 
 
 def rewarp(chain: sitk.Transform, moving: sitk.Image, fixed: sitk.Image, moved: Path) -> float | None:
@@ -48,8 +48,11 @@ def rewarp(chain: sitk.Transform, moving: sitk.Image, fixed: sitk.Image, moved: 
     return quality.similarity(transforms.apply(chain, moving, fixed), images.read_image(moved))["ncc"]
 
 
-def overlap(case: Case, chain: sitk.Transform, data: Path) -> dict[str, Any]:
-    """Dice of the core structures, labels carried by the nearest neighbour."""
+def overlap(case: Case, chain: sitk.Transform, carried: Path, data: Path) -> dict[str, Any]:
+    """Dice of the core structures, labels carried by the nearest neighbour; the mean also as the method carries them.
+
+    Methods that have not written ``carried`` recommend the nearest neighbour.
+    """
     structures = Structures.read(data / "common_labels.csv", case.scheme)
     labels, truth = (images.read_labels(case.folder / f"{name}_labels.nii.gz") for name in ("moving", "fixed"))
     moved = structures.merge(transforms.apply(chain, labels, truth, "nearest"))
@@ -58,7 +61,8 @@ def overlap(case: Case, chain: sitk.Transform, data: Path) -> dict[str, Any]:
     if case.variant in CUTS:
         core = shown(truth, structures.merge(whole_labels(case, data)), core)
     dice = agreement.dice(moved, truth, core)
-    row: dict[str, Any] = {"mean_dice": mean(dice)}
+    own = structures.merge(images.read_labels(carried)) if carried.exists() else moved
+    row: dict[str, Any] = {"mean_dice": mean(dice), "mean_dice own labels": mean(agreement.dice(own, truth, core))}
     row |= {f"dice {structures.names[n]}": value for n, value in dice.items()}
     if case.variant == "plain":  # what the same registration scores on the voxels that a cut leaves
         for cut in CUTS:

@@ -36,8 +36,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-H", dest="header_only", action="store_true",
                         help="change the header instead of resampling; matrices only")
     parser.add_argument("-m", dest="method", metavar="METHOD", type=one_of("auto", "linear", "nearest"),
-                        default="auto", help="interpolation: auto (default; smooth borders for label maps, linear for "
-                                             "other images), linear or nearest")
+                        default="auto", help="interpolation: auto (default; label maps with smooth borders, which are "
+                                             "settled where a warp is between two people; other images linearly), "
+                                             "linear or nearest")
     parser.add_argument("-t", dest="dtype", metavar="TYPE", default=None,
                         type=one_of("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"),
                         help="type of the output voxels, such as uint8 or float32 (default: that of the input for "
