@@ -118,7 +118,7 @@ def wariness(similarity: float) -> float:
 def coarseness(voxels: Sequence[Tensor], mid: MidSpace, spacing: float) -> float:
     """Factor of the field's sigmas for images with thick slices, between which nothing shows what a warp should do.
 
-    On slices of 10 mm, labels overlap by 0.008 more with it; on slices of 3 and 5 mm, by 0.001.
+    On slices of 10 mm, Dice is 0.774 instead of 0.766 with it; on thinner ones it changes little.
     """
     edges = [torch.linalg.inv(matrix[:3, :3]) @ edge
              for edge, matrix in zip(voxels, (mid.to_moving, mid.to_fixed), strict=False)]
