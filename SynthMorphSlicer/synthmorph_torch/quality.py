@@ -47,24 +47,24 @@ def jacobian_map(transform: sitk.Transform, reference: Grid, log: bool = False) 
         float32 image on the grid.
     """
     space = reference if isinstance(reference, Space) else Space.of(reference)
-    inverse: Matrix = np.asarray(np.linalg.inv(space.matrix[:3, :3]), dtype=np.float64)
     result = np.empty(space.shape[::-1], np.float32)
     for first, end, slab, displacement in displacement_slabs(transform, space, overlap=1):
         low = round(float((np.linalg.inv(space.matrix) @ slab.matrix)[2, 3]))
-        determinant = _determinant(displacement, inverse)
+        determinant = _determinant(displacement, space.matrix[:3, :3])
         result[first:end] = determinant[first - low:end - low]
     return space.image(np.log(np.maximum(result, LOG_FLOOR)) if log else result)
 
 
-def _determinant(displacement: Floats, inverse: Matrix) -> Floats:
-    """det(I + du/dx) of a field (Z, Y, X, 3) in mm; ``inverse`` is the (3, 3) matrix from world to index steps."""
-    by_index = np.stack([np.gradient(displacement, axis=axis) for axis in (2, 1, 0)], axis=-1)  # (Z, Y, X, c, ijk)
-    by_world = by_index @ inverse.astype(np.float32)
-    a, b, c = (by_world[..., row, :] for row in range(3))
-    a[..., 0] += 1
-    b[..., 1] += 1
-    c[..., 2] += 1
-    return np.asarray((a * np.cross(b, c)).sum(-1), dtype=np.float32)
+def _determinant(displacement: Floats, steps: Matrix) -> Floats:
+    """det(I + du/dx) of a field (Z, Y, X, 3) in mm; the columns of ``steps`` lead from voxel to voxel of the grid.
+
+    That is the volume of the cell that the map makes of a voxel, by the volume of the voxel: no matrix is inverted.
+    """
+    edges = [np.gradient(displacement, axis=axis) + np.asarray(step, np.float32)
+             for axis, step in zip((2, 1, 0), steps.T, strict=True)]
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = (np.moveaxis(edge, -1, 0) for edge in edges)
+    volume = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
+    return np.asarray(volume / np.linalg.det(steps), dtype=np.float32)
 
 
 def jacobian_statistics(jacobian: sitk.Image, mask: sitk.Image | None = None) -> dict[str, Any]:
