@@ -55,8 +55,7 @@ class Scene:
             images.append(sample(k, matrix @ scale, self.shape) if sample and finer
                           else spatial.resample(image, matrix @ scale, self.shape))
         if voxels:
-            edges = [torch.linalg.inv((matrix @ scale)[:3, :3]) @ edge
-                     for edge, matrix in zip(voxels, (mid.to_moving, mid.to_fixed), strict=True)]
+            edges = edges_on((mid.to_moving @ scale, mid.to_fixed @ scale), voxels)
             images = [_as_coarse(images[0], *edges), _as_coarse(images[1], *edges[::-1])]
         inside = torch.ones_like(images[0]) if brain is None else F.interpolate(
             brain, size=self.shape, mode="trilinear")
@@ -120,6 +119,11 @@ class Scene:
         values = F.interpolate(values.flatten(1, 2), size=self.shape[1:], mode="bilinear")[..., tile[1], tile[2]]
         forward, backward = (values / self.voxel).unflatten(1, (3, -1))
         return forward[None], backward[None]
+
+
+def edges_on(matrices: Sequence[Tensor], voxels: Sequence[Tensor]) -> list[Tensor]:
+    """Edges of a voxel of each image in voxels of a grid; ``matrices`` lead from there to the network images."""
+    return [torch.linalg.inv(matrix[:3, :3]) @ edge for matrix, edge in zip(matrices, voxels, strict=True)]
 
 
 def halves_of(velocity: Tensor) -> Tensor:

@@ -79,19 +79,20 @@ def uncertainty(transform: sitk.Transform) -> float:
 
     A warp whose linear part is rigid is one within one head; that of two people always scales or shears.
     """
+    if transform.IsLinear():
+        return 0.0
     linear = linear_part(transform)
-    if linear is None:
-        return DOUBT
-    rigid = np.allclose(linear[:3, :3].T @ linear[:3, :3], np.eye(3), atol=1e-3)
-    return 0.0 if rigid or transform.IsLinear() else DOUBT
+    rigid = linear is not None and np.allclose(linear[:3, :3].T @ linear[:3, :3], np.eye(3), atol=1e-3)
+    return 0.0 if rigid else DOUBT
 
 
 def settled(labels: sitk.Image, doubt: float) -> sitk.Image:
-    """The label that is likeliest at each voxel if boundaries may lie some way off, with volumes as they were.
+    """The label that is likeliest at each voxel if boundaries may lie some way off, with volumes about as they were.
 
     A registration is off by about a voxel, more where the cortex folds; so the shape of a boundary in detail is chance.
     Each label's mask is smoothed by what is known of the error, and the largest wins. By itself that would make small
-    and thin structures smaller still, so each label is raised or lowered until it wins as many voxels as it had.
+    and thin structures smaller still, so each label is raised or lowered by what would let it win as many voxels as it
+    had, if the others stayed as they are.
 
     Args:
         labels: integer label map.
@@ -102,9 +103,8 @@ def settled(labels: sitk.Image, doubt: float) -> sitk.Image:
     array = sitk.GetArrayFromImage(labels)
     sigma = doubt / np.array(labels.GetSpacing())[::-1]
     values, counts = np.unique(array, return_counts=True)
-    around = int(counts.argmax())
-    box = _box_of(array != values[around], sigma)  # outside, there is but one label
-    array[box] = values[_likeliest(np.searchsorted(values, array[box]), around, sigma)]
+    box = _box_of(array != values[counts.argmax()], sigma)  # outside, there is but one label
+    array[box] = values[_likeliest(np.searchsorted(values, array[box]), counts, sigma)]
     result = sitk.GetImageFromArray(array)
     result.CopyInformation(labels)
     return result
@@ -119,16 +119,15 @@ def _box_of(mask: NDArray[np.bool_], sigma: NDArray[np.float64]) -> tuple[slice,
     return tuple(box)
 
 
-def _likeliest(index: NDArray[Any], around: int, sigma: NDArray[np.float64]) -> NDArray[np.int32]:
-    """:func:`settled` for labels 0, 1, 2 ..., of which ``around`` surrounds the others (Z, Y, X); sigma in voxels."""
+def _likeliest(index: NDArray[Any], counts: NDArray[Any], sigma: NDArray[np.float64]) -> NDArray[np.int32]:
+    """:func:`settled` for labels 0, 1, 2 ... (Z, Y, X) with so many voxels each; sigma in voxels."""
     shares = list(_shares(index, sigma))
     largest, second, winner = (np.zeros(index.shape, kind) for kind in (np.float32, np.float32, np.int32))
     for label, box, share in shares:
         _overtake(largest[box], winner[box], share, label, second[box])
     score, result = np.full(index.shape, -np.inf, np.float32), np.zeros(index.shape, np.int32)
-    counts = np.bincount(index.ravel())
     for label, box, share in shares:
-        if label != around:  # which gives way to the others
+        if label != counts.argmax():  # what surrounds the others gives way to them
             lead = share - np.where(winner[box] == label, second[box], largest[box])
             share = np.where(share > 0, share - _threshold(lead[share > 0], counts[label]), -np.inf)
         _overtake(score[box], result[box], share, label)

@@ -58,13 +58,13 @@ def jacobian_map(transform: sitk.Transform, reference: Grid, log: bool = False) 
 def _determinant(displacement: Floats, steps: Matrix) -> Floats:
     """det(I + du/dx) of a field (Z, Y, X, 3) in mm; the columns of ``steps`` lead from voxel to voxel of the grid.
 
-    That is the volume of the cell that the map makes of a voxel, by the volume of the voxel: no matrix is inverted.
+    That is the volume of what the map makes of a voxel, divided by the volume of the voxel.
     """
     edges = [np.gradient(displacement, axis=axis) + np.asarray(step, np.float32)
              for axis, step in zip((2, 1, 0), steps.T, strict=True)]
     (ax, ay, az), (bx, by, bz), (cx, cy, cz) = (np.moveaxis(edge, -1, 0) for edge in edges)
     volume = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
-    return np.asarray(volume / np.linalg.det(steps), dtype=np.float32)
+    return np.asarray(volume / float(np.linalg.det(steps)), dtype=np.float32)
 
 
 def jacobian_statistics(jacobian: sitk.Image, mask: sitk.Image | None = None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class LocalCorrelation:
         if relation.rising:
             self.moving, self.fixed = common(moving, relation.to_fixed), common(fixed, relation.to_moving)
             share = relation.difference / self.variance
-            self.pull = PULL / self.variance * min(1.0, max(0.0, (STRANGE - share) / (STRANGE - FAMILIAR)))
+            self.pull = PULL / self.variance * fading(share, FAMILIAR, STRANGE)
         else:  # both versions in one volume, which is sampled as fast as one of them
             self.moving = torch.cat([toned(moving, relation.to_fixed), moving], 1)
             self.fixed = torch.cat([fixed, toned(fixed, relation.to_moving)], 1)
@@ -132,6 +132,11 @@ class MutualInformation:
         by_moving = (1 - v) * (slopes[2] - slopes[0]) + v * (slopes[3] - slopes[1])
         by_fixed = (1 - u) * (slopes[1] - slopes[0]) + u * (slopes[3] - slopes[2])
         return float(apart / both), weight * by_moving, weight * by_fixed
+
+
+def fading(value: float, start: float, end: float) -> float:
+    """One up to ``start``, zero from ``end`` on, and linear in between."""
+    return min(1.0, max(0.0, (end - value) / (end - start)))
 
 
 def foreground(moving: Tensor, fixed: Tensor) -> Tensor:

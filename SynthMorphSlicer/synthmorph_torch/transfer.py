@@ -137,7 +137,7 @@ def carried(atlas: Atlas, patient: sitk.Image, forward: sitk.Transform, backward
             provenance: dict[str, Any] | None = None) -> Propagated:
     """Bring an atlas onto the patient's grid by a transform that is known already (patient to atlas points)."""
     low = float(sitk.GetArrayViewFromImage(atlas.image).min())
-    # boundaries are settled where atlases are fused; doing so before would take detail from their common opinion
+    # not settled: several atlases settle each other's boundaries, and lose detail if each did so by itself
     return Propagated(atlas, warp_labels(forward, atlas.labels, patient, "linear"),
                       transforms.apply(forward, atlas.image, patient, fill=low), forward, backward, provenance or {})
 

@@ -62,14 +62,14 @@ class Method:
 
     def carry(self, case: Files, labels: Path, out: Path, settings: Settings) -> None:
         """Carry a label map by the result in a folder, in the method's own way if it has one, to ``labels.nii.gz``."""
+        if self.name == "identity":
+            return
         if self.ours is not None:
             transform = (out / "transforms.txt").read_text().strip()
             command = [sys.executable, "-m", "synthmorph_torch", "apply", "--like", str(case.fixed),
                        str(out / transform), str(labels), str(out / "labels.nii.gz")]
-        elif self.name != "identity":
-            command = [*self._runner(case, out, settings), "--labels", str(labels)]
         else:
-            return
+            command = [*self._runner(case, out, settings), "--labels", str(labels)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(self.ours is not None))
 
     def _runner(self, case: Files, out: Path, settings: Settings) -> list[str]:
