@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from . import protocol
+from . import memory, protocol
 from .errors import SynthMorphError
 from .protocol import Message
 from .worker_files import describe_transform, moved_by, write_file
@@ -289,6 +289,7 @@ class Worker:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+        memory.give_back()
 
     def _results(self, request: Message, report: Report) -> Message:
         """Write the files that ``outputs`` asks for; the answer names them."""
@@ -365,6 +366,7 @@ def main() -> None:
             channel.write(protocol.encode(message))
             channel.flush()
 
+    memory.keep_freed()
     worker = Worker(write, float(os.environ.get("SYNTHMORPH_IDLE_SECONDS", IDLE_SECONDS)))
     threading.Thread(target=_listen, args=(sys.stdin, worker), daemon=True).start()
     worker.run()
