@@ -45,7 +45,7 @@ def measure(extent: int, folder: Path, threads: int) -> dict[str, float]:
         moving, fixed = (head(extent, seed) for seed in (0, 1))
         model = OfficialNetworks(detector, detector, deformable.widths, lambda _: kernels)
         begin = time.perf_counter()
-        mid = model.mid_space(moving, fixed, align=True)
+        mid = model.mid_space(moving, fixed, "joint")
         aligned = time.perf_counter()
         mid = MidSpace(mid.to_moving, mid.to_fixed, mid.shape, model.velocity(moving, fixed, mid, 0.5))
         fields = [full_field(mid.total_field(7, forward), fixed.shape[2:]) for forward in (True, False)]
