@@ -3,8 +3,7 @@
 import csv
 
 import numpy as np
-from conftest import DATA
-from workplace import loadVolume
+from workplace import DATA, loadVolume
 
 SPACING = 2.0  # mm; real scans are thinned out, so that the tests are quick
 STRUCTURES = {52: "Left Lateral Ventricle", 51: "Right Lateral Ventricle", 60: "Left Thalamus", 59: "Right Thalamus"}

@@ -1,16 +1,11 @@
 """The test host, one for the whole session, and what the tests of the module share."""
 
 import importlib.util
-import os
 import sys
-from pathlib import Path
 
 import pytest
+from workplace import DATA, MODULE, ROOT, chooseVolumes, twoHeads
 
-ROOT = Path(__file__).resolve().parents[2]
-MODULE = ROOT / "SynthMorphSlicer" / "SynthMorphSlicer.py"
-DATA = next((folder for folder in (Path(os.environ.get("SYNTHMORPH_DATA", "")), ROOT / "shared/data",
-                                   ROOT.parent / "shared/data") if (folder / "malf").is_dir()), None)
 NEEDED = ("slicer_core", "PySide6", "SimpleITK")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 sys.path[:0] = [str(ROOT / "Testing" / "host"), str(ROOT / "Testing" / "Python"), str(MODULE.parent)]
@@ -75,7 +70,6 @@ def panel(host, module, monkeypatch):
 @pytest.fixture
 def ready(panel):
     """Two volumes chosen, the fast settings set, everything by the widgets."""
-    from workplace import chooseVolumes, twoHeads
     fixed, moving = twoHeads()
     chooseVolumes(panel, fixed, moving)
     panel.ui.refinementSpinBox.value = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from conftest import DATA, MODULE, ROOT  # noqa: E402
+from workplace import DATA, MODULE, ROOT  # noqa: E402
 
 SIZE = (420, 420)
 PANEL_WIDTH = 470

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 
-from conftest import MODULE, ROOT
 from test_manifest import listed
+from workplace import MODULE, ROOT
 
 SCRIPT = """
 import sys, time

@@ -5,7 +5,7 @@ import re
 import unittest
 
 import pytest
-from conftest import ROOT
+from workplace import ROOT
 
 CASES = [(path.stem, name) for path in sorted((ROOT / "Testing" / "Python").glob("*Test.py"))
          for name in re.findall(r"    def (test_\w+)\(self\)", path.read_text(encoding="utf-8"))]

@@ -5,8 +5,7 @@ import signal
 import time
 
 import pytest
-from conftest import DATA
-from workplace import PYTHON, needsTorch, strangeWorker, workerEnvironment
+from workplace import DATA, PYTHON, needsTorch, strangeWorker, workerEnvironment
 
 pytestmark = needsTorch
 WORKER = [PYTHON, "-u", "-m", "synthmorph_torch.worker"]
