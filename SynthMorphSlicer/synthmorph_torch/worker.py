@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from . import memory, protocol
+from . import process, protocol
 from .errors import SynthMorphError
 from .protocol import Message
 from .worker_files import describe_transform, moved_by, write_file
@@ -289,7 +289,7 @@ class Worker:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        memory.give_back()
+        process.give_memory_back()
 
     def _results(self, request: Message, report: Report) -> Message:
         """Write the files that ``outputs`` asks for; the answer names them."""
@@ -356,19 +356,18 @@ def _listen(stream: TextIO, worker: Worker) -> None:
 
 
 def main() -> None:
-    """Serve standard input and output. Whatever libraries print goes to standard error instead."""
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
-    os.dup2(2, 1)
+    """Serve standard input and output."""
+    requests, answers = process.own_streams()
     lock = threading.Lock()
 
     def write(message: Message) -> None:
         with lock:
-            channel.write(protocol.encode(message))
-            channel.flush()
+            answers.write(protocol.encode(message))
+            answers.flush()
 
-    memory.keep_freed()
+    process.prepare()
     worker = Worker(write, float(os.environ.get("SYNTHMORPH_IDLE_SECONDS", IDLE_SECONDS)))
-    threading.Thread(target=_listen, args=(sys.stdin, worker), daemon=True).start()
+    threading.Thread(target=_listen, args=(requests, worker), daemon=True).start()
     worker.run()
 
 

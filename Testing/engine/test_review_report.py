@@ -214,6 +214,8 @@ def test_review_of_no_result(tmp_path, capsys):
 def test_register_then_sweep(tmp_path, capsys):
     """From two files to a signed report with a curve, with the shipped model."""
     (fixed, labels), (moving, moving_labels) = cases.person(), cases.person(cases.SCALE, 1)
+    i, j, k = (n // 2 for n in fixed.GetSize())
+    fixed[i - 6:i + 6, j - 6:j + 6, k - 6:k + 6] = 0  # dark, but inside the head
     for name, image in (("f", fixed), ("m", moving), ("fl", labels), ("ml", moving_labels)):
         files.check_output_path(tmp_path / f"{name}.nii.gz", "image")
         images.write_image(image, tmp_path / f"{name}.nii.gz")
@@ -223,8 +225,12 @@ def test_register_then_sweep(tmp_path, capsys):
         "--fixed-labels", tmp_path / "fl.nii.gz", "--result", out, tmp_path / "m.nii.gz", tmp_path / "f.nii.gz")]) == 0
     case = review.read_result(out)
     assert case.provenance["extent"] == 192 and case.moved_labels is not None
-    assert cli.main([str(a) for a in ("review", out, *FAST, "--sweep", "0.3", "--sweep", "0.8", "--disagreement",
-                                      "--json", tmp_path / "r.json", "--report", page)]) == 0
-    points = json.loads((tmp_path / "r.json").read_text())["sweep"]
-    assert [p["regularization"] for p in points] == [0.3, 0.8] and points[0]["sd_log"] >= points[1]["sd_log"]
+    assert cli.main([str(a) for a in ("review", out, *FAST, "--sweep", "0.3", "--sweep", "0.5", "--sweep", "0.8",
+                                      "--disagreement", "--json", tmp_path / "r.json", "--report", page)]) == 0
+    told = json.loads((tmp_path / "r.json").read_text())
+    points, rows = told["sweep"], {row["key"]: row["value"] for row in told["measures"]}
+    assert [p["regularization"] for p in points] == [0.3, 0.5, 0.8] and points[0]["sd_log"] >= points[2]["sd_log"]
+    # its own lambda once more: the same figures in the curve as in the table
+    assert [points[1][key] for key in ("sd_log", "similarity", "dice")] == pytest.approx(
+        [rows[key] for key in ("sd_log", "nmi_after", "mean_dice")], abs=1e-4)
     assert all(0 < p["dice"] < 1 for p in points) and "<svg" in page.read_text()

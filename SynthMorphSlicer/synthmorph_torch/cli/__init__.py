@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
+from .. import __version__, process
 from ..errors import SynthMorphError
 from .commands import COMMANDS, split_command
 from .parser import PROGRAM, Parser
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    if argv is None:  # the process is ours
+        process.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

@@ -75,9 +75,6 @@ def prepare(options: argparse.Namespace, transform: str = "joint") -> Model:
     if options.threads:
         torch.set_num_threads(options.threads)
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(options.threads)
-    from .. import memory
     from ..loader import load_model
-
-    memory.keep_freed()
     return load_model(options.model, device=device_name, transform=transform, weights=options.weights)
 

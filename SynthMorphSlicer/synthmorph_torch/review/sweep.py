@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from .. import agreement, images, quality
+from .. import agreement, quality
 from ..errors import UsageError
-from ..labels import warp_labels
+from .case import Case
 
 if TYPE_CHECKING:
     from ..registration import Registration
@@ -58,7 +58,7 @@ def sweep(result: Registration, lambdas: Sequence[float] = LAMBDAS, moving_label
         raise UsageError("An affine registration has no lambda to choose: register with joint or deform.")
     if not lambdas:
         raise UsageError("There is no lambda to try: name some between 0 and 1.")
-    region = images.foreground(result.fixed)
+    region = Case.of(result).foreground  # the same for all, and that of the table of measures
     points: list[SweepPoint] = []
     for number, regularization in enumerate(sorted(set(lambdas))):
         if cancelled and cancelled():
@@ -75,12 +75,11 @@ def sweep(result: Registration, lambdas: Sequence[float] = LAMBDAS, moving_label
 
 def _point(result: Registration, region: sitk.Image, moving_labels: sitk.Image | None,
            fixed_labels: sitk.Image | None, seconds: float) -> SweepPoint:
-    volume = quality.jacobian_statistics(result.jacobian(), region)
-    alike = quality.similarity(result.warp(fill=float(sitk.GetArrayViewFromImage(result.moving).min())), result.fixed,
-                               region)
+    case = Case.of(result, moving_labels=moving_labels, fixed_labels=fixed_labels)
+    volume = quality.jacobian_statistics(case.jacobian, region)
+    alike = quality.similarity(case.moved, case.fixed, region)
     overlap = None
-    if moving_labels is not None and fixed_labels is not None:
-        moved = warp_labels(result.fixed_to_moving, moving_labels, fixed_labels)
-        overlap = agreement.label_agreement(moved, fixed_labels, distances=False)["mean_dice"]
+    if case.moved_labels is not None:
+        overlap = agreement.label_agreement(case.moved_labels, fixed_labels, distances=False)["mean_dice"]
     return SweepPoint(result.options.regularization, alike["nmi"], overlap, volume["sd_log"],
                       int(volume["folding_count"]), seconds, result)
