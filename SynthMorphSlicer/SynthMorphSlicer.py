@@ -62,7 +62,8 @@ class SynthMorphSlicerWidget(ScriptedLoadableModuleWidget):
             self.panel.enter()
 
     def enter(self):
-        self.panel.enter()
+        if self.panel is not None:  # else setup has failed, and said why
+            self.panel.enter()
 
     def exit(self):
         if self.panel is not None:

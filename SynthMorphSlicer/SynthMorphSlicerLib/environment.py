@@ -22,6 +22,7 @@ PYTHON_SETTING = "SynthMorph/Python"
 WEIGHTS_VARIABLE = "SYNTHMORPH_WEIGHTS"
 WEIGHTS_SETTING = "SynthMorph/WeightsFolder"
 MODULE_FOLDER = Path(__file__).resolve().parent.parent
+_found = {}  # versions of packages, once they are there
 
 
 def otherPython():
@@ -88,13 +89,14 @@ def workerEnvironment():
 
 def torchVersion():
     """Version of the torch in Slicer's own Python, or an empty string."""
-    importlib.invalidate_caches()
-    try:
-        if importlib.util.find_spec("torch") is None:
-            return ""
-        return importlib.metadata.version("torch")
-    except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
-        return ""
+    if not _found:  # looking takes too long to do it whenever a slider moves
+        importlib.invalidate_caches()
+        try:
+            if importlib.util.find_spec("torch") is not None:
+                _found["torch"] = importlib.metadata.version("torch")
+        except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
+            pass
+    return _found.get("torch", "")
 
 
 def isReady():

@@ -8,7 +8,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment, output_nodes, scene, segments, stages
+from . import environment, output_nodes, scene, segments, stages, views
 from .atlas_section import AtlasSection
 from .compare_section import CompareSection
 from .device_section import DeviceSection
@@ -86,11 +86,13 @@ class Panel(slicer.util.VTKObservationMixin):
     def exit(self):
         self.reviewSection.exit()
         self.atlasSection.exit()
+        views.restoreCrosshair()
         self.setParameterNode(None)
         if not self._isWorking():
             self._pollTimer.stop()
 
     def cleanup(self):
+        self.logic.close()  # first of all: whatever goes wrong below, no worker is left behind
         self._pollTimer.stop()
         self._followTimer.stop()
         self.reviewSection.exit()
@@ -98,7 +100,6 @@ class Panel(slicer.util.VTKObservationMixin):
         self.setParameterNode(None)
         self.removeObservers()
         self.setupSection.close()
-        self.logic.close()
 
     def setParameterNode(self, node):
         """Bind the widgets to a parameter node, or to none."""

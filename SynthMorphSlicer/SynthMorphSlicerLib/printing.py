@@ -1,7 +1,7 @@
 """The report as PDF: the engine's page, brought into the simpler HTML that Qt can lay out, and printed by Qt.
 
-Nothing but Qt is needed, so it works in every Slicer.  Qt's text documents know tables and pictures, but neither
-flowing boxes nor drawings: rows of figures become tables, and the curve of a sweep comes as a picture of its own.
+Qt alone lays it out, so it works in every Slicer.  Qt's text documents know tables and pictures, but neither flowing
+boxes nor drawings: rows of figures become tables, and the curve of a sweep comes as a picture of its own.
 """
 
 import base64
@@ -10,6 +10,8 @@ import struct
 from html.parser import HTMLParser
 
 import qt
+
+from .tables import COLORS
 
 RESOLUTION = 96  # pixels per inch, in which the page is laid out; pictures keep their own
 MARGIN_MM = 9.0  # beyond those of the PDF writer
@@ -28,7 +30,6 @@ p { margin-top: 2px; margin-bottom: 2px; }
 .notice { color: #b3261e; font-weight: bold; } strong { font-size: 12.5pt; }
 .ok { color: #1b7f4b; } .look { color: #9a6200; } .bad { color: #b3261e; }
 """
-COLORS = {"ok": "#1b7f4b", "look": "#9a6200", "bad": "#b3261e"}
 DROPPED = ("style", "title", "svg")  # with all that is in them
 UNKNOWN = ("!doctype", "meta", "figure", "html", "head", "body", "div")  # only themselves
 

@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-COLORS = {"ok": "#1b7f4b", "look": "#b87400", "bad": "#b3261e"}  # white text can be read on each
+COLORS = {"ok": "#1b7f4b", "look": "#9a6200", "bad": "#b3261e"}  # white text can be read on each, in any style
 SMALLEST = 60  # pixels, of a stretched column
 
 

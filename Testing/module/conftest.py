@@ -4,11 +4,10 @@ import importlib.util
 import sys
 
 import pytest
-from workplace import DATA, MODULE, ROOT, chooseVolumes, twoHeads
+from workplace import DATA, MODULE, chooseVolumes, twoHeads
 
 NEEDED = ("slicer_core", "PySide6", "SimpleITK")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-sys.path[:0] = [str(ROOT / "Testing" / "host"), str(ROOT / "Testing" / "Python"), str(MODULE.parent)]
 
 if MISSING:
     collect_ignore_glob = ["test_panel*.py", "test_scene.py", "test_host.py", "test_worker*.py", "test_logic.py",

@@ -24,7 +24,7 @@ ROWS = (("Red", "Yellow", "Green"), ("Red+", "Yellow+", "Green+"))
 
 def main(folder):
     import slicer
-    import testhost  # conftest put it on the path, and it sets up the imports below
+    import testhost  # workplace put it on the path, and it sets up the imports below
     host = testhost.start()
     widget = host.loadModule(str(MODULE)).widgetRepresentation()
     widget.enter()

@@ -154,6 +154,7 @@ def test_devices_are_listed_and_a_missing_one_stays_chosen(host, panel):
 
 def test_leaving_restores_the_views_and_reload_works(host, module, panel):
     import slicer
+    from SynthMorphSlicerLib import views
     fixed, moving = twoHeads()
     slicer.util.setSliceViewerLayers(background=moving)
     panel.ui.fixedVolumeSelector.setCurrentNode(fixed)
@@ -161,9 +162,14 @@ def test_leaving_restores_the_views_and_reload_works(host, module, panel):
     panel.ui.beforeButton.click()
     composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
     assert composite.GetBackgroundVolumeID() == fixed.GetID()
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    views.jumpTo((10.0, 0.0, 0.0))
+    views.jumpTo((20.0, 0.0, 0.0))
+    assert crosshair.GetCrosshairMode() == crosshair.ShowBasic
     widget = module.widgetRepresentation()
     widget.exit()
     assert composite.GetBackgroundVolumeID() == moving.GetID()
+    assert crosshair.GetCrosshairMode() == crosshair.NoCrosshair
     widget.enter()
     library = {name: sys.modules[name] for name in list(sys.modules) if name.startswith("SynthMorphSlicerLib.")}
     assert len(library) > 15
@@ -176,7 +182,6 @@ def test_leaving_restores_the_views_and_reload_works(host, module, panel):
     assert again.parameters.fixedVolume is fixed
     again.deviceSection._probe._thread.join(10)  # the new panel is open as the old one was
     assert again.ui.setupLabel.text != ""
-    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     assert [section for section in (panel.reviewSection, again.reviewSection) if section.Observations] == [
         again.reviewSection]
     assert again.reviewSection.Observations[0][0] is crosshair

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SynthMorphSlicer" / "SynthMorphSlicer.py"
 DATA = next((folder for folder in (Path(os.environ.get("SYNTHMORPH_DATA", "")), ROOT / "shared/data",
                                    ROOT.parent / "shared/data") if (folder / "malf").is_dir()), None)
+sys.path[:0] = [str(ROOT / "Testing" / "host"), str(ROOT / "Testing" / "Python"), str(MODULE.parent)]
 STRANGE_WORKER = Path(__file__).with_name("strange_worker.py")
 PYTHON = os.environ.get("SYNTHMORPH_PYTHON") or sys.executable
 HAS_TORCH = (importlib.util.find_spec("torch") is not None if PYTHON == sys.executable else
