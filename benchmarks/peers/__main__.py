@@ -96,9 +96,8 @@ def attempt(method: Method, case: cases.Case, options: argparse.Namespace, setti
         "wall_seconds": usage.wall, "cpu_seconds": usage.cpu, "peak_gib": usage.peak, "threads": settings.threads,
         "date": datetime.date.today().isoformat(), "machine": machine()}
     if usage.status == 0:
-        if case.labelled:
-            method.carry(case, case.folder / "moving_labels.nii.gz", out, settings)
-        row |= scoring.score(case, out, options.data)
+        status = method.carry(case, case.folder / "moving_labels.nii.gz", out, settings) if case.labelled else 0
+        row |= {"status": f"labels failed ({status})"} if status else scoring.score(case, out, options.data)
     if not options.keep:
         for path in out.glob("*.nii.gz"):
             path.unlink()

@@ -60,17 +60,21 @@ class Method:
             (out / "transforms.txt").write_text(f"{transform}\n")
         return process.measure(command, out / "log.txt", settings.threads, environment(self.ours is not None))
 
-    def carry(self, case: Files, labels: Path, out: Path, settings: Settings) -> None:
-        """Carry a label map by the result in a folder, in the method's own way if it has one, to ``labels.nii.gz``."""
+    def carry(self, case: Files, labels: Path, out: Path, settings: Settings) -> int:
+        """Carry a label map by the result in a folder, in the method's own way if it has one, to ``labels.nii.gz``.
+
+        Returns:
+            The exit status; what was printed is in ``labels.txt`` there.
+        """
         if self.name == "identity":
-            return
+            return 0
         if self.ours is not None:
             transform = (out / "transforms.txt").read_text().strip()
             command = [sys.executable, "-m", "synthmorph_torch", "apply", "--like", str(case.fixed),
                        str(out / transform), str(labels), str(out / "labels.nii.gz")]
         else:
             command = [*self._runner(case, out, settings), "--labels", str(labels)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(self.ours is not None))
+        return process.measure(command, out / "labels.txt", settings.threads, environment(self.ours is not None)).status
 
     def _runner(self, case: Files, out: Path, settings: Settings) -> list[str]:
         return [settings.python, str(RUNNERS), self.name, str(case.moving), str(case.fixed), str(out), "--threads",
