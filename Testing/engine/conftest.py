@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,16 @@ sys.path.insert(0, str(ROOT / "SynthMorphSlicer"))
 import torch  # noqa: E402
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> Iterator[torch.device]:
+    """A pretended GPU, see pretend_gpu.py."""
+    import pretend_gpu
+
+    monkeypatch.setattr(torch.__future__, "get_overwrite_module_params_on_conversion", lambda: True)
+    with pretend_gpu.PretendGPU():
+        yield pretend_gpu.GPU
 
 
 @pytest.fixture(scope="session")

@@ -155,9 +155,9 @@ def test_foreign_checkpoints_are_refused(tmp_path):
         Trainer(tasks.Task(UNet(SMALL_VOXELMORPH), [], [], CPU), tmp_path / "line", 1)
 
 
-def detector_task(subjects):
-    network = AffineDetector(SMALL_DETECTOR, softmax=True)
-    return tasks.DetectorTask(network, subjects, subjects, CPU, shape=(32,) * 3, spacing=6.0, batch=1)
+def detector_task(subjects, device=CPU):
+    network = AffineDetector(SMALL_DETECTOR, softmax=True).to(device)
+    return tasks.DetectorTask(network, subjects, subjects, device, shape=(32,) * 3, spacing=6.0, batch=1)
 
 
 def test_detector_learns(subjects, tmp_path):
@@ -175,9 +175,9 @@ def test_validation_is_the_same_every_time(subjects):
     assert not torch.equal(torch.rand(1), drawn)  # the training's own random numbers go on
 
 
-def segmenter_task(subjects):
-    network = AffineDetector(SMALL_SEGMENTER, softmax=True)
-    return tasks.SegmenterTask(network, subjects, subjects, CPU, shape=(32, 32, 40), spacing=6.0, batch=1)
+def segmenter_task(subjects, device=CPU):
+    network = AffineDetector(SMALL_SEGMENTER, softmax=True).to(device)
+    return tasks.SegmenterTask(network, subjects, subjects, device, shape=(32, 32, 40), spacing=6.0, batch=1)
 
 
 def test_segmenter_learns(subjects, tmp_path):
@@ -209,11 +209,15 @@ def test_segmenter_trains_on_the_grid_that_it_meets_later(subjects):
     assert float((met[:, 3] - trained[:3, 3]).abs().max()) < MID_SPACING
 
 
+def make_warp_task(subjects, device=CPU):
+    segmenter = AffineDetector(SMALL_SEGMENTER, softmax=True).requires_grad_(False).to(device)
+    return tasks.DeformableTask(HyperUNet(SMALL_WARP, (4,)).to(device), subjects, subjects, device, shape=(32, 32, 32),
+                                spacing=6.0, segmenter=segmenter, pool_size=3)
+
+
 @pytest.fixture
 def warp_task(subjects):
-    segmenter = AffineDetector(SMALL_SEGMENTER, softmax=True).requires_grad_(False)
-    return tasks.DeformableTask(HyperUNet(SMALL_WARP, (4,)), subjects, subjects, CPU, shape=(32, 32, 32), spacing=6.0,
-                                segmenter=segmenter, pool_size=3)
+    return make_warp_task(subjects)
 
 
 def test_warp_task_draws_pairs_from_a_pool(warp_task):
@@ -243,8 +247,25 @@ def test_every_lambda_has_its_own_kernels():
     assert not torch.allclose(low, high, atol=1e-3) and not torch.allclose(low, middle, atol=1e-3)
 
 
-def voxelmorph_task(kind, examples, **options):
-    return kind(UNet(SMALL_VOXELMORPH), examples, examples, CPU, grid=32, spacing=6.0, steps=4, **options)
+def voxelmorph_task(kind, examples, device=CPU, **options):
+    network = UNet(SMALL_VOXELMORPH).to(device)
+    return kind(network, examples, examples, device, grid=32, spacing=6.0, steps=4, **options)
+
+
+def painted_task(subjects, device):
+    return voxelmorph_task(voxelmorph.PaintedTask, subjects, device)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize("make", [detector_task, segmenter_task, make_warp_task, painted_task])
+def test_everything_is_on_the_gpu(gpu, make):
+    """A pretended one, see pretend_gpu.py; in a real one's first minute a tensor left behind would end the training."""
+    task = make([synthesis.make_subject(*people.head(), gpu, mirror) for mirror in (False, True)], gpu)
+    loss, _ = task.loss()
+    loss.backward()
+    assert all(p.device == p.grad.device == gpu for p in task.network.parameters())
+    with torch.no_grad():
+        assert math.isfinite(sum(task.validation_figures().values()))
 
 
 @pytest.mark.parametrize("similarity", ["correlation", "mse"])

@@ -1,0 +1,61 @@
+"""On a GPU: every tensor is where the others are, and the result is that of the CPU. The GPU is a pretended one."""
+from __future__ import annotations
+
+import cases
+import numpy as np
+import pytest
+import torch
+from pretend_gpu import OnGPU
+from synthmorph_torch import registration
+from synthmorph_torch.loader import KeptKernels, load_model
+from synthmorph_torch.models import OfficialNetworks
+from synthmorph_torch.weights import Deformable, load_detector
+from synthmorph_torch.weights.loading import Depth
+
+
+def test_the_pretended_gpu_is_strict(gpu):
+    there, here = torch.ones(3, device=gpu), torch.ones(3)
+    assert isinstance(there + 1, OnGPU) and there.device.type == "cuda" and float(there.sum()) == 3
+    assert isinstance(there.new_tensor([1.0]), OnGPU) and there.to(torch.float64).device == gpu
+    assert not isinstance(there.cpu(), OnGPU) and not isinstance(there.to("cpu"), OnGPU)
+    for wrong in (lambda: there + here, lambda: here.add_(there), lambda: torch.cat([there, here]),
+                  lambda: here[there > 0]):
+        with pytest.raises(RuntimeError, match="one device"):
+            wrong()
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+
+
+@pytest.mark.parametrize("transform", ["rigid", "joint"])
+@torch.inference_mode()  # from the start, because tensors of a class of their own cannot enter it later
+def test_compact_model(gpu, transform):
+    (fixed, _), (moving, labels) = cases.person(), cases.person(cases.SCALE, 1)
+    model = load_model("compact", device="cpu")
+    here, there = (one.register(moving, fixed, transform, refine=6) for one in (model, model.elsewhere(gpu)))
+    assert there.inputs.fixed.device == gpu and there.provenance()["device"] == "cuda:0"
+    if transform == "joint":
+        there.with_regularization(0.3, preview=True)
+        here, there = here.with_regularization(0.8), there.with_regularization(0.8)
+    assert same(here, there) and there.warp_labels(labels).GetSize() == fixed.GetSize()
+
+
+@pytest.mark.parametrize("transform", ["affine", "rigid", "joint", "deform"])
+@torch.inference_mode()
+def test_official_networks(gpu, reference, transform, monkeypatch):
+    """Small ones with random weights; "deform" warps in the space of the fixed image."""
+    monkeypatch.setattr(registration, "EXTENTS", (32,))
+    weights, results = reference("joint_b_joint.h5"), []
+    for device in (torch.device("cpu"), gpu):
+        detector = load_detector(weights, Depth(2, 0, 4, 0)).to(device)
+        deformable = Deformable.open(weights, Depth(4, 4, 4, 4), cache=False)
+        networks = OfficialNetworks(detector, detector, deformable.widths, KeptKernels(deformable.bake, device))
+        results.append(registration.Model(networks, "official", device).register(
+            cases.person(cases.SCALE, 1)[0], cases.person()[0], transform, extent=32))
+    assert same(*results)
+
+
+def same(one, other):
+    """Both move the middle of the fixed image alike; a search may end some hundredths of a millimetre apart."""
+    middle = one.fixed.TransformContinuousIndexToPhysicalPoint([n / 2 for n in one.fixed.GetSize()])
+    points = [result.fixed_to_moving.TransformPoint(middle) for result in (one, other)]
+    return np.allclose(*points, atol=0.05) and not np.allclose(points[0], middle, atol=0.05)
