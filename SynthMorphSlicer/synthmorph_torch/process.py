@@ -29,7 +29,8 @@ def own_streams() -> tuple[TextIO, TextIO]:
     """Standard input and output for the caller alone.
 
     What libraries print goes to standard error instead, and where they look for input there is nothing. On Windows,
-    some look while they are being loaded, NumPy's among them, and wait until whoever is reading there has got a line.
+    some look while they are being loaded, NumPy's among them, and wait until whoever is reading there has got a line
+    (numpy/numpy#24290).
     """
     streams = (os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n"))
     nothing = os.open(os.devnull, os.O_RDONLY)
