@@ -54,7 +54,7 @@ class RegistrationLogic:
         :param attachMoving: show the moving volume through the transform.
         :param model: "auto", "official" or "compact".  :param device: "auto", "cpu", "cuda:0", ...
         :param extent: 192 or 256 mm.  :param steps: integration steps.  :param refinement: iterations, None for
-          the model's own number.  :param precision: "full" or "fast".  :param threads: of the CPU, 0 for all.
+          the model's own number.  :param precision: "full", "fast" or "half".  :param threads: of the CPU, 0 for all.
         :param replaceEdited: overwrite an output segmentation even if it was changed by hand since it was made; else it
           is left alone and a new one is made.
         :param blocking: wait and return the outputs; else return at once, and call :meth:`poll` regularly.

@@ -69,13 +69,15 @@ class Direction(enum.Enum):
 
 
 class Precision(enum.Enum):
-    """Arithmetic on NVIDIA GPUs; the CPU always computes in full precision."""
+    """Of the networks' arithmetic."""
 
     FULL = "full"
     FAST = "fast"
+    HALF = "half"
 
     def label(self):
-        return {Precision.FULL: _("Full (32 bit)"), Precision.FAST: _("Fast (TensorFloat-32)")}[self]
+        return {Precision.FULL: _("Full (32 bit)"), Precision.FAST: _("Fast (TensorFloat-32, NVIDIA GPUs only)"),
+                Precision.HALF: _("Half (bfloat16, about 0.1 mm off)")}[self]
 
 
 class Variants(enum.Enum):

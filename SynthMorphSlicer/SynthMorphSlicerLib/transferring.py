@@ -61,7 +61,8 @@ class AtlasTransfer:
             options = {"transform": settings.transform, "regularization": settings.regularization,
                        "extent": settings.extent, "steps": settings.steps, "refine": settings.refinement}
             return {"folders": list(atlasFolders), "folder": folder, "method": method, "options": options,
-                    "model": settings.model, "device": settings.device, "threads": settings.threads,
+                    "model": settings.model, "device": settings.device,
+                    "precision": settings.precision, "threads": settings.threads,
                     "patient": scene.writeVolume(patientNode, Path(folder) / "patient.mha",
                                                  scene.parentToWorld(patientNode))}
 

@@ -58,8 +58,11 @@ def run_unet(x: Tensor, widths: Widths, kernels: Kernels) -> Tensor:
     """Apply a U-Net with explicit kernels to (N, C, X, Y, Z); the last convolution has no activation.
 
     A skip connection never meets its upsampled branch in memory: convolution is linear, so both are convolved
-    separately and added, which is exact and saves the largest tensor of the network.
+    separately and added, which is exact and saves the largest tensor of the network. With kernels in half precision,
+    everything inside is; what comes out has the type of what went in.
     """
+    if kernels[0][0].dtype == torch.bfloat16 != x.dtype:
+        return run_unet(x.to(torch.bfloat16), widths, kernels).to(x.dtype)
     if lean.suits(x, len(widths.encoder), widths.layers()[0][1]):
         return lean.run_unet(x, len(widths.encoder), len(widths.decoder), kernels, LEAK)
     remaining = iter(kernels)

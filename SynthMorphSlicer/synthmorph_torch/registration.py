@@ -79,6 +79,7 @@ class Model:
     default_refinement: int = 0
     reason: str = ""
     licence: str = ""
+    precision: str = "full"  # of the networks, see :func:`loader.load_model`
     elsewhere: Callable[[torch.device], Model] | None = None  # the same model on another device
 
     def register(self, moving: sitk.Image, fixed: sitk.Image, transform: str = "joint", regularization: float = 0.5,
@@ -332,6 +333,7 @@ class Registration:
     def provenance(self) -> dict[str, object]:
         """Model, checksum, device, options and seconds per stage, ready for JSON."""
         return {"model": self.model.name, "checksum": self.model.checksum, "device": str(self.model.device),
+                "precision": self.model.precision,
                 **dataclasses.asdict(self.options), "one_head": self.one_head,
                 "notes": self.notes, "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
 

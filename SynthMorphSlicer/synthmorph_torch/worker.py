@@ -54,7 +54,7 @@ class Worker:
         self.requests: queue.Queue[Message] = queue.Queue()
         self.waiting: list[Message] = []
         self.model: Model | None = None
-        self.model_key: tuple[str, str, str] | None = None
+        self.model_key: tuple[str, ...] | None = None
         self.registration: Registration | None = None
         self.commands: dict[str, Callable[[Message], Message]] = {
             "probe": self.probe, "register": self.register, "relambda": self.relambda, "release": self.release,
@@ -134,8 +134,6 @@ class Worker:
         torch = _torch()
         if request.get("threads"):
             torch.set_num_threads(int(request["threads"]))
-        fast = request.get("precision") == "fast"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
         import numpy as np
 
         from . import images
@@ -145,7 +143,7 @@ class Worker:
         moving, fixed = (images.read_image(request[key]) for key in ("moving", "fixed"))
         self.registration = None
         model = self._load(request.get("model", "auto"), request.get("device", "auto"),
-                           options.get("transform", "joint"))
+                           options.get("transform", "joint"), request.get("precision", "full"))
         self.registration = model.register(moving, fixed, progress=report, **options)
         return self._results(request, report)
 
@@ -259,7 +257,7 @@ class Worker:
         if request.get("threads"):
             torch.set_num_threads(int(request["threads"]))
         model = self._load(request.get("model", "auto"), request.get("device", "auto"),
-                           request.get("options", {}).get("transform", "joint"))
+                           request.get("options", {}).get("transform", "joint"), request.get("precision", "full"))
 
         def tell(**values: Any) -> None:
             self.write({"id": request["id"], "event": "progress", "message": "", **values})
@@ -267,13 +265,13 @@ class Worker:
 
     # parts
 
-    def _load(self, name: str, device: str, transform: str) -> Model:
+    def _load(self, name: str, device: str, transform: str, precision: str) -> Model:
         """The model that is kept, if it is the right one."""
         from .loader import load_model
-        key = (name, device, transform)
+        key = (name, device, transform, precision)
         if self.model is None or self.model_key != key:
             self._forget()
-            self.model, self.model_key = load_model(name, device, transform), key
+            self.model, self.model_key = load_model(name, device, transform, precision=precision), key
         return self.model
 
     @staticmethod

@@ -26,6 +26,21 @@ def test_the_pretended_gpu_is_strict(gpu):
         there.numpy()
 
 
+@pytest.mark.parametrize("precision", ["fast", "half"])
+@torch.inference_mode()
+def test_precision(gpu, precision):
+    """Of the networks alone; what they give on either device is in full precision again."""
+    (fixed, _), (moving, _) = cases.person(), cases.person(cases.SCALE, 1)
+    model, other = (load_model("compact", device="cpu", precision=p) for p in ("full", precision))
+    full, here, there = (one.register(moving, fixed, refine=0) for one in (model, other, other.elsewhere(gpu)))
+    assert [one.provenance()["precision"] for one in (full, here, there)] == ["full", precision, precision]
+    assert full.mid.velocity.dtype == here.mid.velocity.dtype == there.mid.velocity.dtype == torch.float32
+    assert same(here, there) and same(full, here, 0.3)
+    assert torch.equal(full.mid.velocity, here.mid.velocity) == (precision == "fast")  # which is for real GPUs
+    load_model("compact", device="cpu")
+    assert not torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.parametrize("transform", ["rigid", "joint"])
 @torch.inference_mode()  # from the start, because tensors of a class of their own cannot enter it later
 def test_compact_model(gpu, transform):
@@ -54,8 +69,8 @@ def test_official_networks(gpu, reference, transform, monkeypatch):
     assert same(*results)
 
 
-def same(one, other):
+def same(one, other, error=0.05):
     """Both move the middle of the fixed image alike; a search may end some hundredths of a millimetre apart."""
     middle = one.fixed.TransformContinuousIndexToPhysicalPoint([n / 2 for n in one.fixed.GetSize()])
     points = [result.fixed_to_moving.TransformPoint(middle) for result in (one, other)]
-    return np.allclose(*points, atol=0.05) and not np.allclose(points[0], middle, atol=0.05)
+    return np.allclose(*points, atol=error) and not np.allclose(points[0], middle, atol=error)
