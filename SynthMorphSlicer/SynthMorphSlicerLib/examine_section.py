@@ -237,13 +237,11 @@ def _spotTexts(spot):
 def _verdict(found):
     """The verdict and its reasons as rich text."""
     word, status = WORDS[found["verdict"]]
-    reasons = "".join(f'<p>{_mark("!" if reason["status"] in tables.COLORS else "-", reason["status"])} '
-                      f'{html.escape(reason["sentence"])}</p>' for reason in found["reasons"])
+    reasons = "".join(f'<p>{_mark("!", reason["status"])} {html.escape(reason["sentence"])}</p>'
+                      for reason in found["reasons"])
     return f'{_mark(word, status)} {html.escape(found["headline"])}{reasons}'
 
 
 def _mark(text, status):
     """A word on a coloured ground, which can be read in light and dark styles."""
-    color = tables.COLORS.get(status)
-    ground = f' style="color:white; background-color:{color}"' if color else ""
-    return f"<b{ground}>&nbsp;{html.escape(text)}&nbsp;</b>"
+    return f'<b style="color:white; background-color:{tables.COLORS[status]}">&nbsp;{html.escape(text)}&nbsp;</b>'

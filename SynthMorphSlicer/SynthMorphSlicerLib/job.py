@@ -25,6 +25,13 @@ class Settings:
     precision: str = "full"
     threads: int = 0
 
+    def request(self):
+        """What the worker is told of them, whatever it is asked to register."""
+        options = {"transform": self.transform, "regularization": self.regularization, "extent": self.extent,
+                   "steps": self.steps, "refine": self.refinement}
+        return {"options": options, "model": self.model, "device": self.device, "precision": self.precision,
+                "threads": self.threads}
+
 
 def lambdaOf(parameters):
     """The lambda of a parameter node, which holds the slider's sums of steps, such as 0.35000000000000003."""

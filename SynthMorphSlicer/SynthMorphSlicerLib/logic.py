@@ -257,13 +257,9 @@ class RegistrationLogic:
         if "segmentation" in job.wanted:
             self._writeLabels(job, moving)
         initial = slicer.mrmlScene.GetNodeByID(job.initialID) if job.initialID else None
-        settings = job.settings
-        options = {"transform": settings.transform, "regularization": settings.regularization,
-                   "extent": settings.extent, "steps": settings.steps, "refine": settings.refinement,
-                   "initial": scene.initialMatrix(initial) if initial else None}
         folder = Path(job.folder)
-        message = {"command": "register", "options": options, "model": settings.model, "device": settings.device,
-                   "precision": settings.precision, "threads": settings.threads,
+        message = {"command": "register", **job.settings.request(),
+                   "initial": scene.initialMatrix(initial) if initial else None,
                    "fixed": scene.writeVolume(fixed, folder / "fixed.mha", scene.parentToWorld(fixed)),
                    "moving": scene.writeVolume(moving, folder / "moving.mha", scene.detached(moving)),
                    "outputs": self._outputFiles(job)}

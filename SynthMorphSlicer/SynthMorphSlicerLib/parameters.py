@@ -77,7 +77,7 @@ class Precision(enum.Enum):
 
     def label(self):
         return {Precision.FULL: _("Full (32 bit)"), Precision.FAST: _("Fast (TensorFloat-32, NVIDIA GPUs only)"),
-                Precision.HALF: _("Half (bfloat16, about 0.1 mm off)")}[self]
+                Precision.HALF: _("Half (bfloat16, networks 0.1 mm off)")}[self]
 
 
 class Variants(enum.Enum):

@@ -36,7 +36,7 @@ class ReviewSection(slicer.util.VTKObservationMixin):
 
     def enter(self):
         self.shortcuts.enter()
-        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        crosshair = views.crosshair()
         if crosshair is not None:
             self.removeObservers()
             self.addObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onMouseMoved)

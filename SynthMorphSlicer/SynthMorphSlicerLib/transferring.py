@@ -58,11 +58,7 @@ class AtlasTransfer:
 
         def message(folder):
             self._folder = folder
-            options = {"transform": settings.transform, "regularization": settings.regularization,
-                       "extent": settings.extent, "steps": settings.steps, "refine": settings.refinement}
-            return {"folders": list(atlasFolders), "folder": folder, "method": method, "options": options,
-                    "model": settings.model, "device": settings.device,
-                    "precision": settings.precision, "threads": settings.threads,
+            return {**settings.request(), "folders": list(atlasFolders), "folder": folder, "method": method,
                     "patient": scene.writeVolume(patientNode, Path(folder) / "patient.mha",
                                                  scene.parentToWorld(patientNode))}
 

@@ -9,22 +9,27 @@ from slicer.i18n import tr as _
 _modes = []  # that the crosshair had before anything was marked with it
 
 
+def crosshair():
+    """The scene's crosshair, or None."""
+    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+
+
 def jumpTo(ras):
     """Centre all slice views on a point of the world, and mark it with the crosshair."""
     slicer.modules.markups.logic().JumpSlicesToLocation(*ras, True)
-    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-    if crosshair is not None:
+    node = crosshair()
+    if node is not None:
         if not _modes:
-            _modes.append(crosshair.GetCrosshairMode())
-        crosshair.SetCrosshairRAS(*ras)
-        crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
+            _modes.append(node.GetCrosshairMode())
+        node.SetCrosshairRAS(*ras)
+        node.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
 
 
 def restoreCrosshair():
     """Show the crosshair as it was before :func:`jumpTo`, or hide it again."""
-    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-    if crosshair is not None and _modes:
-        crosshair.SetCrosshairMode(_modes[0])
+    node = crosshair()
+    if node is not None and _modes:
+        node.SetCrosshairMode(_modes[0])
     _modes.clear()
 
 

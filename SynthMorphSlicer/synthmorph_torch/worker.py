@@ -131,20 +131,16 @@ class Worker:
         """Register two image files and write what is asked for."""
         report = self._progress(request)
         report("loading model", 0.0)
-        torch = _torch()
-        if request.get("threads"):
-            torch.set_num_threads(int(request["threads"]))
+        _torch()
         import numpy as np
 
         from . import images
-        options = dict(request.get("options", {}))
-        if options.get("initial") is not None:
-            options["initial"] = np.asarray(options["initial"], float)
+        initial = request.get("initial")
         moving, fixed = (images.read_image(request[key]) for key in ("moving", "fixed"))
         self.registration = None
-        model = self._load(request.get("model", "auto"), request.get("device", "auto"),
-                           options.get("transform", "joint"), request.get("precision", "full"))
-        self.registration = model.register(moving, fixed, progress=report, **options)
+        self.registration = self._load(request).register(
+            moving, fixed, progress=report, initial=None if initial is None else np.asarray(initial, float),
+            **request.get("options", {}))
         return self._results(request, report)
 
     def relambda(self, request: Message) -> Message:
@@ -251,13 +247,8 @@ class Worker:
 
     def transfer(self, request: Message) -> Message:
         """Labels of atlases on a patient."""
-        report = self._progress(request)
-        report("loading model", 0.0)
-        torch = _torch()
-        if request.get("threads"):
-            torch.set_num_threads(int(request["threads"]))
-        model = self._load(request.get("model", "auto"), request.get("device", "auto"),
-                           request.get("options", {}).get("transform", "joint"), request.get("precision", "full"))
+        self._progress(request)("loading model", 0.0)
+        model = self._load(request)
 
         def tell(**values: Any) -> None:
             self.write({"id": request["id"], "event": "progress", "message": "", **values})
@@ -265,9 +256,15 @@ class Worker:
 
     # parts
 
-    def _load(self, name: str, device: str, transform: str, precision: str) -> Model:
-        """The model that is kept, if it is the right one."""
+    def _load(self, request: Message) -> Model:
+        """The model that a request asks for, which is the one that is kept if it can be, on so many threads."""
+        torch = _torch()
         from .loader import load_model
+        if request.get("threads"):
+            torch.set_num_threads(int(request["threads"]))
+        name, device, precision = (request.get(key, default) for key, default in
+                                   (("model", "auto"), ("device", "auto"), ("precision", "full")))
+        transform = request.get("options", {}).get("transform", "joint")
         key = (name, device, transform, precision)
         if self.model is None or self.model_key != key:
             self._forget()
