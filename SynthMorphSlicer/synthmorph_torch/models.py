@@ -31,6 +31,9 @@ Bake = Callable[[float], Kernels]
 MASS = 500.0  # cubic millimetres from which a structure has its full say in an affine fit
 PASSES = 3  # looks of the deformable network at what is left to align
 SMOOTHING = 1.0  # sigma of the velocity's last smoothing at lambda 1, in voxels of the deformable network
+# A hypernetwork of hinges is at its roughest where they meet, near lambda 0.5: in between, what it finds at both ends
+# is mixed, so that every larger lambda makes a smoother field.
+HINGE = 0.4, 0.6
 HALF_STEPS = 4  # squarings for half a velocity between passes
 MID_SHAPE, MID_SPACING = (64, 64, 80), 3.0  # grid around an upright brain (LIA axes), millimetres
 RESIDUAL_MM = 8.0  # distance at which a barycentre that does not fit the others loses three quarters of its weight
@@ -177,6 +180,12 @@ class CompactNetworks:
         return mid.rigid() if transform == "rigid" else mid
 
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
+        low, high = HINGE
+        if low < regularization < high:
+            return torch.lerp(self._velocity(mid, low), self._velocity(mid, high), (regularization - low) / (high - low))
+        return self._velocity(mid, regularization)
+
+    def _velocity(self, mid: MidSpace, regularization: float) -> Tensor:
         assert mid.features is not None
         maps = [F.avg_pool3d(f, 2) for f in mid.features]
         velocity = feature_velocity(maps[0], maps[1], self.deformable_widths, self.bake(regularization), self.passes)

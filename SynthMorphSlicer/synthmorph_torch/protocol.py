@@ -6,8 +6,8 @@ messages. Standard library only: the other side need not have torch.
 A request holds ``id`` (a number of the sender's choice), ``command`` and the command's arguments:
 
 * ``probe``: which torch, which devices.
-* ``register``: ``moving``, ``fixed`` (image files), ``options`` (keyword arguments of ``Model.register``; ``initial``
-  as nested lists), ``model``, ``device``, ``precision``, ``threads`` and ``outputs``.
+* ``register``: ``moving``, ``fixed`` (image files), ``options`` (keyword arguments of ``Model.register``), ``initial``
+  (a matrix as nested lists), ``model``, ``device``, ``precision``, ``threads`` and ``outputs``.
 * ``relambda``: ``regularization``, ``outputs`` and ``preview``; repeats the last registration with another lambda, for
   a quick ``preview`` without the finest part of its refinement. While several wait, only the newest counts: the others
   are answered with ``superseded``.
@@ -22,9 +22,9 @@ A request holds ``id`` (a number of the sender's choice), ``command`` and the co
 * ``correct``: the transforms ``forward`` and ``backward`` (files) bent by ``landmarks`` within ``radius``; answers with
   errors and with what ``outputs`` asks for, on ``fixed`` and ``moving``. ``resample``: what ``forward`` moves.
 * ``atlases``: what is in ``folders``. ``transfer``: ``folders`` of atlases onto ``patient``, with ``method`` of fusion,
-  ``options``, ``model``, ``device``, and a ``folder`` for the results; a file ``stop`` in it ends the work, and what is
-  done is fused. Progress messages name the ``atlas``, its ``folder`` and ``state``. ``atlas``: the ``image`` of one
-  ``atlas`` (its folder) as a file in ``folder``, and its ``name``.
+  ``options``, ``model``, ``device``, ``precision``, ``threads``, and a ``folder`` for the results; a file ``stop`` in it
+  ends the work, and what is done is fused. Progress messages name the ``atlas``, its ``folder`` and ``state``.
+  ``atlas``: the ``image`` of one ``atlas`` (its folder) as a file in ``folder``, and its ``name``.
 * ``move``: ``images`` (``path``, ``name`` and ``labels``, true for label maps) by the ``transform`` in a file onto the
   grid of the image ``reference``, into ``folder``; answers ``moved``, for each its ``path`` and ``interpolation``.
 * ``weights``: which weights there are. ``fetch``: download those of ``roles``. ``clear``: empty the cache of weights.
