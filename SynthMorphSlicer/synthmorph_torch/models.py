@@ -182,7 +182,8 @@ class CompactNetworks:
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
         low, high = HINGE
         if low < regularization < high:
-            return torch.lerp(self._velocity(mid, low), self._velocity(mid, high), (regularization - low) / (high - low))
+            ends = self._velocity(mid, low), self._velocity(mid, high)
+            return torch.lerp(*ends, (regularization - low) / (high - low))
         return self._velocity(mid, regularization)
 
     def _velocity(self, mid: MidSpace, regularization: float) -> Tensor:

@@ -22,8 +22,8 @@ A request holds ``id`` (a number of the sender's choice), ``command`` and the co
 * ``correct``: the transforms ``forward`` and ``backward`` (files) bent by ``landmarks`` within ``radius``; answers with
   errors and with what ``outputs`` asks for, on ``fixed`` and ``moving``. ``resample``: what ``forward`` moves.
 * ``atlases``: what is in ``folders``. ``transfer``: ``folders`` of atlases onto ``patient``, with ``method`` of fusion,
-  ``options``, ``model``, ``device``, ``precision``, ``threads``, and a ``folder`` for the results; a file ``stop`` in it
-  ends the work, and what is done is fused. Progress messages name the ``atlas``, its ``folder`` and ``state``.
+  ``options``, ``model``, ``device``, ``precision``, ``threads``, and a ``folder`` for the results; a file ``stop``
+  in it ends the work, and what is done is fused. Progress messages name the ``atlas``, its ``folder`` and ``state``.
   ``atlas``: the ``image`` of one ``atlas`` (its folder) as a file in ``folder``, and its ``name``.
 * ``move``: ``images`` (``path``, ``name`` and ``labels``, true for label maps) by the ``transform`` in a file onto the
   grid of the image ``reference``, into ``folder``; answers ``moved``, for each its ``path`` and ``interpolation``.
