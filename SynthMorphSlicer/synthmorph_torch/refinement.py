@@ -58,56 +58,73 @@ THIN = 2.0  # millimetres between slices, up to which they show what lies betwee
 PATIENCE, GAIN = 6, 2e-4  # stop when the similarity has risen by less than GAIN in PATIENCE iterations
 
 
-def refine(moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int, regularization: float,
-           progress: Callable[[float], None] | None = None, sample: Sample | None = None, one_head: bool = False,
-           voxels: Sequence[Tensor] = (), preview: bool = False) -> MidSpace:
-    """Improve the velocity field of a mid-space by instance optimisation.
+class Refinement:
+    """Instance optimisation of the velocity field of one mid-space, one resolution after the other."""
 
-    Args:
-        moving, fixed: network images (1, 1, N, N, N) in [0, 1].
-        mid: the mid-space with the velocity to start from.
-        spacing: voxel size of the mid-space grid in millimetres.
-        iterations: in total; a level ends earlier when the similarity no longer rises.
-        regularization: lambda in (0, 1); smooths the field.
-        progress: called with the fraction done.
-        sample: for levels finer than the network images; without it they are interpolated.
-        one_head: the images show one person's head, so the field should be smooth.
-        voxels: edges of the images' own voxels, see :class:`halfway.Scene`.
-        preview: leave out the finest level, which takes most of the time.
+    def __init__(self, moving: Tensor, fixed: Tensor, mid: MidSpace, spacing: float, iterations: int,
+                 regularization: float, sample: Sample | None = None, one_head: bool = False,
+                 voxels: Sequence[Tensor] = ()) -> None:
+        """
+        Args:
+            moving, fixed: network images (1, 1, N, N, N) in [0, 1].
+            mid: the mid-space with the velocity to start from.
+            spacing: voxel size of the mid-space grid in millimetres.
+            iterations: in total; a level ends earlier when the similarity no longer rises.
+            regularization: lambda in (0, 1); smooths the field.
+            sample: for levels finer than the network images; without it they are interpolated.
+            one_head: the images show one person's head, so the field should be smooth.
+            voxels: edges of the images' own voxels, see :class:`halfway.Scene`.
+        """
+        self._images, self._sample, self._voxels = (moving, fixed), sample, voxels
+        self.mid, self._spacing, self._brain = working_grid(mid, spacing)
+        self._iterations, self._done, self._share = iterations, 0, 0.0
+        self._one_head = one_head
+        # neither lambda nor thick slices touch the updates: rough ones are dominated by their largest, and get nowhere
+        levels, self._update, field = (
+            (ONE_HEAD_LEVELS, ONE_HEAD_STIFFNESS * UPDATE_SIGMA, ONE_HEAD_STIFFNESS) if one_head else
+            (LEVELS, UPDATE_SIGMA, coarseness(voxels, self.mid, self._spacing)))
+        self._field = field * stiffness(regularization)
+        self._levels = list(levels)
 
-    Returns:
-        A mid-space around the brain, its velocity changed where that has raised the similarity.
-    """
-    mid, spacing, brain = working_grid(mid, spacing)
-    done, share = 0, 0.0
-    # neither lambda nor thick slices touch the updates: rough ones are dominated by their largest, and get nowhere
-    levels, update, field = ((ONE_HEAD_LEVELS, ONE_HEAD_STIFFNESS * UPDATE_SIGMA, ONE_HEAD_STIFFNESS) if one_head else
-                             (LEVELS, UPDATE_SIGMA, coarseness(voxels, mid, spacing)))
-    field *= stiffness(regularization)
-    for level in levels:
-        if preview and level.images < COARSE:
-            continue
+    def run(self, progress: Callable[[float], None] | None = None, preview: bool = False) -> MidSpace:
+        """Improve the velocity field; what has been done before is not done again.
+
+        Args:
+            progress: called with the fraction done; what it raises ends the run, and another run goes on.
+            preview: leave out the finest level, which takes most of the time, until the next run.
+
+        Returns:
+            A mid-space around the brain, its velocity changed where that has raised the similarity.
+        """
+        while self._levels and not (preview and self._levels[0].images < COARSE):
+            self._look(self._levels[0], progress)
+            del self._levels[0]
+        return self.mid
+
+    def _look(self, level: Level, progress: Callable[[float], None] | None) -> None:
+        mid, done, share, field = self.mid, self._done, self._share, self._field
         scene = None
         for _ in range(level.looks):
             share += level.share / level.looks
-            count = round(share * iterations) - done
-            if not count or level.field > 2 * spacing:  # coarser than what there is: its detail would be lost
+            count = round(share * self._iterations) - done
+            if not count or level.field > 2 * self._spacing:  # coarser than what there is: its detail would be lost
                 continue
             assert mid.velocity is not None
             if scene is None:
-                scene = Scene(moving, fixed, mid, spacing, level.images, level.field, sample, brain, voxels)
+                scene = Scene(*self._images, mid, self._spacing, level.images, level.field, self._sample, self._brain,
+                              self._voxels)
             else:
                 scene.compare(mid.velocity)
-            if not done and not one_head:
+            if not done and not self._one_head:
                 field *= wariness(scene.similarity(mid.velocity))
 
             def tell(k: int, done: int = done) -> None:
                 if progress:
-                    progress((done + k) / iterations)
+                    progress((done + k) / self._iterations)
 
-            mid = _ascend(scene, mid, count, update, field, tell)
+            mid = _ascend(scene, mid, count, self._update, field, tell)
             done += count
-    return mid
+        self.mid, self._done, self._share, self._field = mid, done, share, field
 
 
 def wariness(similarity: float) -> float:

@@ -15,11 +15,12 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from . import images, labels, matrices, polish, quality, refinement, transforms
+from . import images, labels, matrices, polish, quality, transforms
 from .errors import DeviceError, ImageError, UsageError
 from .geometry import Space, index_map, network_space
 from .models import Networks
 from .networks import MidSpace
+from .refinement import Refinement, smoothed_around
 from .residual import REFINED_VOXEL, Residual
 from .sampling import Sampler
 from .stages import Progress, Stages
@@ -66,6 +67,8 @@ class Inputs:
     fixed_net: Space
     residual_net: Space  # unsheared network space around the fixed image, on which the residual field is stored
     opposite_net: Space  # the same around the moving image
+    initial: np.ndarray | None  # what was asked for
+    mid_space: bool
 
 
 @dataclass
@@ -109,13 +112,15 @@ class Model:
         images.check_image(fixed, "fixed image")
         if transform == "deform" and initial is None:
             images.check_overlap(moving, fixed)
-        def attempt(model: Model, options: Options) -> Registration:
-            stages = Stages(progress)
-            stages.start("preparing images", 0.0)
-            inputs = model._prepare(moving, fixed, options, initial, mid_space)
-            return model._run(Registration(model, moving, fixed, options, inputs), stages)
+        return self._with_less_memory(
+            lambda model, options: model._anew(moving, fixed, options, initial, mid_space, progress), options)
 
-        return self._with_less_memory(attempt, options)
+    def _anew(self, moving: sitk.Image, fixed: sitk.Image, options: Options, initial: np.ndarray | None,
+              mid_space: bool, progress: Progress | None) -> Registration:
+        stages = Stages(progress)
+        stages.start("preparing images", 0.0)
+        inputs = self._prepare(moving, fixed, options, initial, mid_space)
+        return self._run(Registration(self, moving, fixed, options, inputs), stages)
 
     def _with_less_memory(self, attempt: Callable[[Model, Options], Registration], options: Options) -> Registration:
         """Run; when memory runs out, run on the CPU, then with the smaller extent, and note it in the result."""
@@ -152,7 +157,7 @@ class Model:
             fixed_net, moving_net = self._initialise(residual, initial, mid_space)
         samplers = Sampler(moving), Sampler(fixed)
         return Inputs(samplers[0].on(moving_net, self.device), samplers[1].on(fixed_net, self.device), samplers,
-                      moving_net, fixed_net, residual, opposite)
+                      moving_net, fixed_net, residual, opposite, initial, mid_space)
 
     @staticmethod
     def _initialise(space: Space, initial: np.ndarray, halfway: bool) -> tuple[Space, Space]:
@@ -175,17 +180,21 @@ class Model:
         if options.transform in ("affine", "rigid"):
             result.net_affine = result.start.affine
             return result.finish(stages)
-        stages.start("deformable transform", 0.35)
-        if result.one_head and iterations:  # what the networks still see between two such scans is their own error
-            velocity = torch.zeros(1, 3, *result.start.shape, device=inputs.fixed.device)
-        else:
-            velocity = self.networks.velocity(inputs.moving, inputs.fixed, result.start, options.regularization)
-        result.mid = dataclasses.replace(result.start, velocity=velocity)
-        if iterations:
+        if result.refinement is None:
+            stages.start("deformable transform", 0.35)
+            if result.one_head and iterations:  # what the networks still see between two such scans is their own error
+                velocity = torch.zeros(1, 3, *result.start.shape, device=inputs.fixed.device)
+            else:
+                velocity = self.networks.velocity(inputs.moving, inputs.fixed, result.start, options.regularization)
+            result.mid = dataclasses.replace(result.start, velocity=velocity)
+            if iterations:
+                result.refinement = Refinement(
+                    inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
+                    options.regularization, result.sample, result.one_head, result.voxels)
+        if result.refinement is not None:
             stages.start("refinement", 0.5)
-            result.mid = refinement.refine(
-                inputs.moving, inputs.fixed, result.mid, mid_spacing(inputs, result.mid), iterations,
-                options.regularization, stages.inner, result.sample, result.one_head, result.voxels, options.preview)
+            result.mid = result.refinement.run(stages.inner, options.preview)
+        assert result.mid is not None
         result.net_affine = result.mid.affine
         return result.finish(stages)
 
@@ -220,6 +229,7 @@ class Registration:
     inputs: Inputs = field(repr=False)
     start: MidSpace | None = field(default=None, repr=False)  # the mid-space before any velocity
     mid: MidSpace | None = field(default=None, repr=False)
+    refinement: Refinement | None = field(default=None, repr=False)
     net_affine: Tensor | None = field(default=None, repr=False)
     fixed_to_moving: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
@@ -286,7 +296,7 @@ class Registration:
                 if not len(places):
                     break
                 assert self.mid is not None
-                self.mid, changed = refinement.smoothed_around(self.mid, places, 1.0 + 0.2 * attempt)
+                self.mid, changed = smoothed_around(self.mid, places, 1.0 + 0.2 * attempt)
                 there.update(self.mid, changed)
                 back.update(self.mid, changed)
         self.fixed_to_moving, self.moving_to_fixed = (
@@ -305,13 +315,22 @@ class Registration:
                             ) -> Registration:
         """The same registration with another lambda; reuses the affine part and the images in network space.
 
-        A ``preview`` leaves out the finest level of the refinement, and what keeps a detailed warp from folding.
+        A ``preview`` leaves out the finest level of the refinement, and what keeps a detailed warp from folding. The
+        same lambda in full goes on from there.
         """
         options = dataclasses.replace(self.options, regularization=regularization, preview=preview)
         options.check()
-        again = Registration(self.model, self.moving, self.fixed, options, self.inputs, self.start,
-                             one_head=self.one_head)
-        return self.model._with_less_memory(lambda model, _: model._run(again, Stages(progress)), options)
+        goes_on = self.options.preview and self.options.regularization == regularization
+
+        def attempt(model: Model, options: Options) -> Registration:
+            inputs = self.inputs
+            if model is not self.model or options.extent != self.options.extent:
+                return model._anew(self.moving, self.fixed, options, inputs.initial, inputs.mid_space, progress)
+            again = Registration(model, self.moving, self.fixed, options, inputs, self.start, one_head=self.one_head,
+                                 refinement=self.refinement if goes_on else None)
+            return model._run(again, Stages(progress))
+
+        return self.model._with_less_memory(attempt, options)
 
     def warp(self, moving: sitk.Image | None = None, interpolation: str = "linear", fill: float = 0.0) -> sitk.Image:
         """An image of the moving space (by default the moving image itself) on the grid of the fixed image."""

@@ -54,6 +54,23 @@ def test_compact_model(gpu, transform):
     assert same(here, there) and there.warp_labels(labels).GetSize() == fixed.GetSize()
 
 
+@torch.inference_mode()
+def test_memory_that_runs_out_at_another_lambda(gpu, monkeypatch):
+    (fixed, _), (moving, _) = cases.person(), cases.person(cases.SCALE, 1)
+    model, initial = load_model("compact", device="cpu"), np.eye(4)
+    initial[:3, 3] = 15.0, -10.0, 5.0
+    there = model.elsewhere(gpu).register(moving, fixed, refine=0, initial=initial)
+
+    def crowded(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(there.model.networks, "velocity", crowded)
+    again = there.with_regularization(0.3)
+    assert again.model.device.type == "cpu" and "CPU" in again.notes[0]
+    here = model.register(moving, fixed, regularization=0.3, refine=0, initial=initial)
+    assert torch.equal(again.mid.velocity, here.mid.velocity) and np.array_equal(again.affine, here.affine)
+
+
 @pytest.mark.parametrize("transform", ["affine", "rigid", "joint", "deform"])
 @torch.inference_mode()
 def test_official_networks(gpu, reference, transform, monkeypatch):

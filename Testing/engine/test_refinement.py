@@ -8,7 +8,7 @@ import pytest
 import torch
 from synthmorph_torch import refinement, spatial
 from synthmorph_torch.networks import MidSpace
-from synthmorph_torch.refinement import refine, smoothed, smoothed_around, wariness
+from synthmorph_torch.refinement import Refinement, smoothed, smoothed_around, wariness
 from synthmorph_torch.similarity import box, gaussian, local_correlation
 from synthmorph_torch.tones import Relation
 
@@ -20,6 +20,10 @@ def blobs(seed: int, n: int = 64) -> torch.Tensor:
     image = (image - image.min()) / (image.max() - image.min())
     distance = (spatial.identity_grid((n, n, n)) - (n - 1) / 2).norm(dim=0)
     return image * (distance < 0.42 * n)
+
+
+def refine(*arguments) -> MidSpace:
+    return Refinement(*arguments).run()
 
 
 def still(n: int, spacing: float = 2.0, mid_spacing: float = 3.0) -> MidSpace:
@@ -94,13 +98,34 @@ def test_swapping_the_images_changes_the_sign(related):
     assert float((one + other).abs().max()) < 0.05 * float(one.abs().max())
 
 
-def test_a_preview_leaves_out_the_finest_level(monkeypatch):
+def test_a_preview_leaves_out_the_finest_level_until_the_next_run(monkeypatch):
+    pair = blobs(0), blobs(1), still(64), 2.0, 10, 0.5
     with torch.inference_mode():
-        preview, whole = (refine(blobs(0), blobs(1), still(64), 2.0, 10, 0.5, preview=quick).velocity
-                          for quick in (True, False))
+        whole = refine(*pair).velocity
+        both = Refinement(*pair)
+        preview = both.run(preview=True).velocity
+        assert torch.equal(both.run(preview=True).velocity, preview)
+        assert torch.equal(both.run().velocity, whole) and torch.equal(both.run().velocity, whole)
         monkeypatch.setattr(refinement, "LEVELS", refinement.LEVELS[:-1])
-        assert torch.equal(preview, refine(blobs(0), blobs(1), still(64), 2.0, 10, 0.5).velocity)
+        assert torch.equal(preview, refine(*pair).velocity)
     assert preview.any() and not torch.equal(preview, whole)
+
+
+def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_been():
+    pair = blobs(0), blobs(1), still(64), 2.0, 10, 0.5
+    fractions = []
+
+    def interrupt(fraction):
+        fractions.append(fraction)
+        if len(fractions) in (3, 8):
+            raise KeyboardInterrupt
+
+    with torch.inference_mode():
+        whole, interrupted = refine(*pair).velocity, Refinement(*pair)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted.run(interrupt)
+        assert torch.equal(interrupted.run(interrupt).velocity, whole) and len(fractions) > 10
 
 
 def with_brain(mid: MidSpace, first: int, last: int) -> MidSpace:

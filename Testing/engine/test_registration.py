@@ -154,6 +154,16 @@ def test_every_larger_lambda_is_smoother(result):
     assert all(r.inputs is result.inputs for r in tried)
 
 
+def test_a_lambda_in_full_goes_on_from_its_preview(compact, brains, monkeypatch):
+    result = compact.register(*brains, refine=10)
+    preview, other = (result.with_regularization(value, preview=True) for value in (0.3, 0.7))
+    whole = [one.with_regularization(0.3).mid.velocity for one in (result, other)]
+    monkeypatch.setattr(compact.networks, "velocity", None)  # a preview has what is needed of it
+    whole.append(preview.with_regularization(0.3).mid.velocity)
+    assert torch.equal(whole[0], whole[1]) and torch.equal(whole[0], whole[2])
+    assert not torch.equal(whole[0], preview.mid.velocity)
+
+
 def test_no_voxel_folds(compact, brains):
     result = compact.register(*brains, regularization=0.45, refine=20)
     assert sitk.GetArrayFromImage(result.jacobian()).min() > 0
