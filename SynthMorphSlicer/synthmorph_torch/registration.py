@@ -263,12 +263,16 @@ class Registration:
 
     @property
     def voxels(self) -> tuple[Tensor, Tensor]:
-        """Edges of a voxel of the moving and of the fixed image, (3, 3) each: columns, voxels of its network image."""
-        inputs = self.inputs
-        pairs = ((inputs.moving_net, self.moving), (inputs.fixed_net, self.fixed))
-        moving, fixed = (torch.as_tensor(index_map(Space.of(image), net)[:3, :3], device=inputs.fixed.device)
-                         for net, image in pairs)
+        """Edges of what the moving and the fixed image resolve, (3, 3) each: columns, voxels of its network image."""
+        nets = self.inputs.moving_net, self.inputs.fixed_net
+        moving, fixed = (torch.as_tensor(self._edges(*one), device=self.inputs.fixed.device)
+                         for one in zip(self.inputs.samplers, nets, strict=True))
         return moving, fixed
+
+    @staticmethod
+    def _edges(sampler: Sampler, net: Space) -> np.ndarray:
+        own = Space.of(sampler.image)
+        return index_map(own, net)[:3, :3] * (sampler.resolved / own.spacing)
 
     def finish(self, stages: Stages) -> Registration:
         """Express the networks' result as transforms between the native worlds."""

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from . import images, spatial
+from . import images, resolution, spatial
 from .errors import ImageError
 from .geometry import Space, index_map
 from .models import normalise
@@ -20,6 +22,11 @@ class Sampler:
 
     image: sitk.Image
     smooth: dict[tuple[float, ...], sitk.Image] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def resolved(self) -> NDArray[np.float64]:
+        """Millimetres that the image resolves along its axes, see :func:`resolution.resolved`."""
+        return resolution.resolved(self.image)
 
     def on(self, grid: Space, device: torch.device, mode: str = "linear") -> Tensor:
         """The image on a grid, (1, 1, X, Y, Z) in [0, 1] (SPEC 6).

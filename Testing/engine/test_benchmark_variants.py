@@ -45,7 +45,8 @@ def middle_of(image, level=0):
     return Space.of(image).to_world(voxels.mean(0))
 
 
-@pytest.mark.parametrize("name", ["turned", "thick", "inverted", "t2-like", "flair-like", "noisy", "oblique"])
+@pytest.mark.parametrize("name", ["turned", "thick", "resliced", "inverted", "t2-like", "flair-like", "noisy",
+                                  "oblique"])
 def test_labels_stay_with_the_image(pair, name):
     made = variants.VARIANTS[name](pair)
     level = 500 if name == "noisy" else 50

@@ -61,6 +61,12 @@ def thick(pair: Pair) -> Pair:
     return replace(pair, moving=sitk.BinShrink(image, [1, 1, slices]))
 
 
+def resliced(pair: Pair) -> Pair:
+    """Moving: the same slices, brought to voxels of 1 mm by linear interpolation, as many pipelines do."""
+    slices = thick(pair).moving
+    return replace(pair, moving=sitk.Resample(slices, pair.moving, sitk.Transform(), sitk.sitkLinear, 0.0))
+
+
 def inverted(pair: Pair) -> Pair:
     """Moving: dark where it was bright; the background stays black."""
     values = sitk.GetArrayFromImage(pair.moving).astype(np.float32)
@@ -121,7 +127,7 @@ def oblique(pair: Pair) -> Pair:
 
 
 VARIANTS: dict[str, Callable[[Pair], Pair]] = {
-    "plain": plain, "turned": turned, "thick": thick, "inverted": inverted, "t2-like": t2_like,
+    "plain": plain, "turned": turned, "thick": thick, "resliced": resliced, "inverted": inverted, "t2-like": t2_like,
     "flair-like": flair_like, "noisy": noisy, "cut-top": cut_top, "cut-bottom": cut_bottom, "skull": skull,
     "oblique": oblique}
 CUTS = ("cut-top", "cut-bottom")
