@@ -97,8 +97,8 @@ class OfficialNetworks:
             raise ValueError("This model holds no weights for deformable registration.")
         images = [spatial.resample(image, matrix, mid.shape)
                   for image, matrix in ((moving, mid.to_moving), (fixed, mid.to_fixed))]
-        return symmetric_velocity(images[0], images[1], self.deformable_widths, self.bake(regularization),
-                                  batch=moving.device.type != "cpu")
+        # one order after the other: networks of this size keep any GPU busy, and both at once take twice the memory
+        return symmetric_velocity(images[0], images[1], self.deformable_widths, self.bake(regularization))
 
 
 @dataclass

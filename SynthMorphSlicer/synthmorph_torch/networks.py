@@ -58,29 +58,31 @@ def run_unet(x: Tensor, widths: Widths, kernels: Kernels) -> Tensor:
     """Apply a U-Net with explicit kernels to (N, C, X, Y, Z); the last convolution has no activation.
 
     A skip connection never meets its upsampled branch in memory: convolution is linear, so both are convolved
-    separately and added, which is exact and saves the largest tensor of the network. With kernels in half precision,
-    everything inside is; what comes out has the type of what went in.
+    separately and added, which is exact. No more than three activations of full size exist at a time. With kernels in
+    half precision, everything inside is; what comes out has the type of what went in.
     """
     if kernels[0][0].dtype == torch.bfloat16 != x.dtype:
         return run_unet(x.to(torch.bfloat16), widths, kernels).to(x.dtype)
     if lean.suits(x, len(widths.encoder), widths.layers()[0][1]):
         return lean.run_unet(x, len(widths.encoder), len(widths.decoder), kernels, LEAK)
-    remaining = iter(kernels)
     skips: list[Tensor] = []
-    for _ in widths.encoder:
-        x = _activate(_convolve(x, *next(remaining)))
-        skips.append(x)
+    levels = len(widths.encoder)
+    for level, (kernel, bias) in enumerate(kernels[:levels]):
+        x = _activate(_convolve(x, kernel, bias))
+        if levels - level <= len(widths.decoder):
+            skips.append(x)
         x = F.max_pool3d(x, 2)
-    skip: Tensor | None = None
-    for _ in widths.decoder:
-        x = _activate(_convolve(x, *next(remaining), skip))
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        skip = skips.pop()
-    skips.clear()
-    for _ in widths.extra:
-        x = _activate(_convolve(x, *next(remaining), skip))
-        skip = None
-    return _convolve(x, *next(remaining), skip)
+    last = len(kernels) - levels - 1
+    for number, (kernel, bias) in enumerate(kernels[levels:]):
+        channels = x.shape[1]
+        x = _convolve(x, kernel[:, :channels], bias)
+        if channels < kernel.shape[1]:  # what was upsampled is gone before its skip connection is convolved
+            x += _convolve(skips.pop(), kernel[:, channels:])
+        if number < last:
+            x = _activate(x)
+        if number < len(widths.decoder):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return x
 
 
 def _activate(x: Tensor) -> Tensor:
@@ -88,13 +90,9 @@ def _activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, LEAK, inplace=True)
 
 
-def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, skip: Tensor | None = None) -> Tensor:
-    """Zero-padded convolution of the concatenation [x, skip] (SPEC 3.1)."""
-    if skip is None:
-        return F.conv3d(x, _to_channels_last(kernel), bias, padding=1)
-    channels = x.shape[1]
-    y = F.conv3d(x, kernel[:, :channels].contiguous(memory_format=torch.channels_last_3d), bias, padding=1)
-    return y + F.conv3d(skip, kernel[:, channels:].contiguous(memory_format=torch.channels_last_3d), None, padding=1)
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Zero-padded convolution (SPEC 3.1)."""
+    return F.conv3d(x, _to_channels_last(kernel), bias, padding=1)
 
 
 def _to_channels_last(x: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from live_bytes import LiveBytes
 from parity import BLOCK, FIELD, MATRIX, agree, matrix, volume
-from synthmorph_torch import matrices, networks, spatial
+from synthmorph_torch import lean, matrices, networks, spatial
 from synthmorph_torch.geometry import Space, index_map, network_space
 from synthmorph_torch.models import OfficialNetworks, normalise
 from synthmorph_torch.networks import full_field, half_resolution, symmetric_velocity
@@ -165,6 +166,18 @@ def test_unet_layer_by_layer(load, official, activations, name):
     one, other = (symmetric_velocity(*images, model.deformable_widths, kernels, batch) for batch in (False, True))
     agree(one, data["svf_1"], FIELD / 10)
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("batch", "activations"), [(False, 3.3), (True, 6.6)])
+def test_memory_of_a_large_unet_on_a_gpu(monkeypatch, batch, activations):
+    """In activations of full size, of which the official network has 256 channels."""
+    monkeypatch.setattr(lean, "suits", lambda *_: False)  # it is for CPUs
+    widths, n = networks.Widths(2, (32,) * 4, (32,) * 4, (32,) * 4, 3), 48
+    kernels = networks.HyperUNet(widths, (2,)).bake(0.5)
+    images = torch.rand(2, 1, 1, n, n, n)
+    with LiveBytes() as live:
+        symmetric_velocity(*images, widths, kernels, batch)
+    assert 0.9 * activations < live.peak / (4 * 32 * n**3) < activations + 0.2
 
 
 def check_numbered(seen, widths, data):
