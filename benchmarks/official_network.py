@@ -1,15 +1,19 @@
-"""Time and memory of one joint registration with networks of the official size and random weights, on the CPU.
+"""Time and memory of one joint registration with networks of the official size and random weights.
 
     python benchmarks/official_network.py [--extents 192 256] [--weights FOLDER] [--threads N]
+    python benchmarks/official_network.py --device cuda [--precisions full fast half] [--extents 192 256]
 
 Prints a Markdown table. Every measurement has a process of its own: it loads the detector, bakes the hypernetwork for
 one lambda, and computes the dense fields of both directions on the full grid from two images in network space, as
-the TensorFlow reference did for the figures it is compared with. CPU-seconds and peak memory are those of the whole
-process; "network" is the wall time between images and fields.
+the TensorFlow reference did for the figures it is compared with. "Network" is the wall time between images and fields.
+On the CPU, CPU-seconds and peak memory are those of the whole process. On a GPU, the network runs three times, of which
+the first and the last are shown, peak memory is what PyTorch had allocated and what it had reserved, and TFLOP/s counts
+the multiplications and additions of the deformable network's convolutions alone.
 """
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import subprocess
@@ -27,33 +31,78 @@ REFERENCE = {192: (178, 10.6), 256: (404, 15.3)}  # CPU-seconds and GiB of Tenso
 
 
 def measure(extent: int, folder: Path, threads: int) -> dict[str, float]:
-    """One registration in this process."""
+    """One registration in this process, on the CPU."""
     import torch
-    from make_official_size_weights import NAMES
-    from synthmorph_torch.models import OfficialNetworks
-    from synthmorph_torch.networks import MidSpace, full_field
-    from synthmorph_torch.weights import Deformable, load_detector
 
     if threads:
         torch.set_num_threads(threads)
     start = time.perf_counter()
-    detector = load_detector(folder / NAMES["affine"])
-    deformable = Deformable.open(folder / NAMES["deform"], cache=False)
-    kernels = deformable.bake(0.5)
+    model = networks(folder, torch.device("cpu"))
     baked = time.perf_counter()
+    images = [head(extent, seed) for seed in (0, 1)]
+    affine, network = register(model, *images)
+    return {"extent": extent, "bake": baked - start, "affine": affine, "network": network,
+            "total": time.perf_counter() - start, "cpu": time.process_time(), "peak": peak_bytes(),
+            "threads": torch.get_num_threads()}
+
+
+def measure_gpu(extent: int, folder: Path, device: str, precision: str) -> dict[str, float | str]:
+    """Three registrations in this process, on a GPU."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "fast"
+    model = networks(folder, torch.device(device), torch.bfloat16 if precision == "half" else torch.float32)
+    images = [head(extent, seed).to(device) for seed in (0, 1)]
+    torch.cuda.reset_peak_memory_stats()
+    seconds = [register(model, *images)[1] for _ in range(3)]
+    return {"extent": extent, "precision": precision, "first": seconds[0], "last": seconds[-1],
+            "allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved(),
+            "speed": 2 * multiplications(extent // 2) / seconds[-1], "name": torch.cuda.get_device_name()}
+
+
+def networks(folder: Path, device, dtype=None):
+    """The networks on a device, baked for lambda 0.5."""
+    import torch
+    from make_official_size_weights import NAMES
+    from synthmorph_torch.loader import KeptKernels
+    from synthmorph_torch.models import OfficialNetworks
+    from synthmorph_torch.weights import Deformable, load_detector
+
+    detector = load_detector(folder / NAMES["affine"]).to(device, dtype)
+    deformable = Deformable.open(folder / NAMES["deform"], cache=False)
+    kernels = KeptKernels(deformable.bake, device, dtype or torch.float32)
+    kernels(0.5)
+    return OfficialNetworks(detector, detector, deformable.widths, kernels)
+
+
+def register(model, moving, fixed) -> tuple[float, float]:
+    """Seconds for the affine transform, and for all up to the fields."""
+    import torch
+    from synthmorph_torch.networks import MidSpace, full_field
+
     with torch.inference_mode():
-        moving, fixed = (head(extent, seed) for seed in (0, 1))
-        model = OfficialNetworks(detector, detector, deformable.widths, lambda _: kernels)
         begin = time.perf_counter()
         mid = model.mid_space(moving, fixed, "joint")
         aligned = time.perf_counter()
         mid = MidSpace(mid.to_moving, mid.to_fixed, mid.shape, model.velocity(moving, fixed, mid, 0.5))
         fields = [full_field(mid.total_field(7, forward), fixed.shape[2:]) for forward in (True, False)]
+        finite = [bool(torch.isfinite(field).all()) for field in fields]  # a GPU has finished once this is known
         end = time.perf_counter()
-    assert all(bool(torch.isfinite(field).all()) for field in fields)
-    return {"extent": extent, "bake": baked - start, "affine": aligned - begin, "network": end - begin,
-            "total": time.perf_counter() - start, "cpu": time.process_time(), "peak": peak_bytes(),
-            "threads": torch.get_num_threads()}
+    assert all(finite)
+    return aligned - begin, end - begin
+
+
+def multiplications(n: int) -> int:
+    """Of the deformable network's convolutions in both orders of the images, on a grid of n^3."""
+    from synthmorph_torch.networks import OFFICIAL_DEFORMABLE as WIDTHS
+
+    up, down = len(WIDTHS.decoder), len(WIDTHS.encoder)
+    halvings = [*range(down), *range(up, 0, -1)]
+    total = 0
+    for number, (inputs, outputs) in enumerate(WIDTHS.layers()):
+        halved = halvings[number] if number < len(halvings) else 0
+        total += 27 * inputs * outputs * (n >> halved) ** 3
+    return 2 * total
 
 
 def head(extent: int, seed: int):
@@ -95,6 +144,17 @@ def table(results: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def gpu_table(results: list[dict]) -> str:
+    """Markdown."""
+    lines = ["| extent | precision | first network, s | later, s | allocated, GiB | reserved, GiB | TFLOP/s |",
+             "| --- " * 7 + "|"]
+    for r in results:
+        allocated, reserved = r["allocated"] / 2**30, r["reserved"] / 2**30
+        lines.append(f"| {r['extent']} | {r['precision']} | {r['first']:.2f} | {r['last']:.2f} | {allocated:.1f} | "
+                     f"{reserved:.1f} | {r['speed'] / 1e12:.0f} |")
+    return "\n".join(lines)
+
+
 def machine(threads: float) -> str:
     import torch
 
@@ -106,10 +166,14 @@ def main() -> None:
     parser.add_argument("--extents", type=int, nargs="+", default=[192, 256])
     parser.add_argument("--weights", type=Path, help="folder with weights by make_official_size_weights.py")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves the choice to PyTorch")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--precisions", nargs="+", default=["full", "fast", "half"], help="on a GPU")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    on_cpu = options.device == "cpu"
     if options.measure:
-        print(json.dumps(measure(options.measure, options.weights, options.threads)))
+        print(json.dumps(measure(options.measure, options.weights, options.threads) if on_cpu else
+                         measure_gpu(options.measure, options.weights, options.device, options.precisions[0])))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.weights or Path(temporary)
@@ -119,13 +183,14 @@ def main() -> None:
             for role in ("affine", "deform"):
                 make_official_size_weights.write(folder, role)
         results = []
-        for extent in options.extents:
+        for extent, precision in itertools.product(options.extents, ["full"] if on_cpu else options.precisions):
             command = [sys.executable, __file__, "--measure", str(extent), "--weights", str(folder),
-                       "--threads", str(options.threads)]
+                       "--threads", str(options.threads), "--device", options.device, "--precisions", precision]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results.append(json.loads(done.stdout))
-    print(f"Joint registration, official size, random weights, lambda 0.5. {machine(results[0]['threads'])}\n")
-    print(table(results))
+    what = "Joint registration, official size, random weights, lambda 0.5."
+    print(f"{what} {machine(results[0]['threads']) if on_cpu else results[0]['name']}\n")
+    print(table(results) if on_cpu else gpu_table(results))
 
 
 if __name__ == "__main__":
