@@ -17,6 +17,10 @@ class DeviceSection:
 
     def enter(self):
         """Start looking."""
+        self.look()
+
+    def look(self):
+        """Look anew: what is free changes with every registration."""
         self._probe.start()
 
     def update(self, parameters):

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from slicer.i18n import tr as _
 PYTHON_VARIABLE = "SYNTHMORPH_PYTHON"
 PYTHON_SETTING = "SynthMorph/Python"
 WEIGHTS_VARIABLE = "SYNTHMORPH_WEIGHTS"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 WEIGHTS_SETTING = "SynthMorph/WeightsFolder"
 MODULE_FOLDER = Path(__file__).resolve().parent.parent
 _found = {}  # versions of packages, once they are there
@@ -82,6 +84,9 @@ def workerEnvironment():
         inherited = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MODULE_FOLDER), inherited)))
     environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's, whose numbers and names the panel shows
+    numbers = _numbers(os.environ.get(VISIBLE))
+    if numbers is not None:  # in the order in which the panel shows them
+        environment[VISIBLE] = ",".join(map(str, numbers))
     if weightsFolder() and not weightsFolderProblem():  # a wrong folder shall not stand in the way of the compact model
         environment[WEIGHTS_VARIABLE] = str(_modelsFolder(weightsFolder()))
     return environment
@@ -121,7 +126,6 @@ class DeviceProbe:
     def start(self):
         """Begin a fresh look unless one is under way."""
         if self._thread is None or not self._thread.is_alive():
-            self._devices = None
             self._thread = threading.Thread(target=self._look, daemon=True)
             self._thread.start()
 
@@ -137,7 +141,7 @@ class DeviceProbe:
             try:
                 output = subprocess.run([program, *self.QUERY], capture_output=True, text=True, timeout=10,
                                         check=True, **options).stdout
-                devices = [parseDevice(line) for line in output.splitlines() if line.count(",") >= 3]
+                devices = seen([parseDevice(line) for line in output.splitlines() if line.count(",") >= 3])
             except (OSError, ValueError, subprocess.SubprocessError):
                 devices = []
         self._devices = devices
@@ -149,7 +153,26 @@ def parseDevice(line):
     return {"id": f"cuda:{int(index)}", "name": name, "free": int(free) << 20, "total": int(total) << 20}
 
 
+def seen(devices):
+    """Of all GPUs those that torch will see, by the numbers that it will give them (``CUDA_VISIBLE_DEVICES``)."""
+    visible = os.environ.get(VISIBLE)
+    if visible is None:
+        return devices
+    numbers = _numbers(visible) or []  # those that are visible by name can be had as "Automatic"
+    left = [device for device in devices if int(device["id"].partition(":")[2]) in numbers]
+    return [{**device, "id": f"cuda:{index}"} for index, device in enumerate(left)]
+
+
+def _numbers(visible):
+    """The GPUs of a list such as "1,0" in order; None if it is missing or names them otherwise."""
+    entries = [entry.strip() for entry in (visible or "").split(",")]
+    if visible is None or not all(re.fullmatch(r"-?\d+|", entry) for entry in entries):
+        return None
+    return sorted(int(entry) for entry in entries if entry and int(entry) >= 0)
+
+
 def deviceLabel(device):
     """How a GPU is called in the panel."""
-    return _("{name} ({free:.1f} of {total:.1f} GB free)").format(
-        name=device["name"], free=device["free"] / 2**30, total=device["total"] / 2**30)
+    return _("GPU {number}: {name} ({free:.1f} of {total:.1f} GB free)").format(
+        number=device["id"].partition(":")[2], name=device["name"], free=device["free"] / 2**30,
+        total=device["total"] / 2**30)

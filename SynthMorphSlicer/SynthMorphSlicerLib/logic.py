@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,16 +93,23 @@ class RegistrationLogic:
                 return problem
         if initialTransform is not None and not initialTransform.IsTransformToWorldLinear():
             return _("The initial transform is not linear: choose a linear one, or none.")
+        if initialTransform is not None and scene.isFlat(initialTransform):
+            return _("The initial transform is flat along an axis: choose one that can be inverted, or none.")
         for node in carriedLabels:
             if scene.parentProblem(node):
                 return scene.parentProblem(node)
         outputs = [slicer.mrmlScene.GetNodeByID(identifier) for identifier in wanted.values() if identifier]
+        inputs = [fixedNode, movingNode, initialTransform, *carriedLabels, *carriedPoints]
+        parents = [parent for node in inputs for parent in scene.parents(node, ownCounts=node is fixedNode)]
         for node in outputs:
             if outputs.count(node) > 1:
                 return _("'{name}' is chosen for two outputs: choose another node for one of them.").format(
                     name=node.GetName())
-            if node in (fixedNode, movingNode, initialTransform, *carriedLabels, *carriedPoints):
+            if node in inputs:
                 return _("'{name}' is an input and an output at once: choose another output.").format(
+                    name=node.GetName())
+            if node in parents:
+                return _("'{name}' moves one of the inputs, so it cannot be an output: choose another.").format(
                     name=node.GetName())
             if node.GetAttribute(scene.ATTRIBUTE + "kept"):
                 return _("'{name}' is kept for comparison: choose another output.").format(name=node.GetName())
@@ -283,7 +291,20 @@ class RegistrationLogic:
         failure = []
 
         def finished(answer):
-            if self._apply(job, message, answer) and onFinished:
+            known = scene.nodeIDs()
+            try:
+                applied = self._apply(job, message, answer)
+            except Exception as error:  # whatever it is, nobody must wait for ever, and nothing half-made stays
+                for identifier in scene.nodeIDs() - known:
+                    slicer.mrmlScene.RemoveNode(slicer.mrmlScene.GetNodeByID(identifier))
+                failed({"kind": "bug", "details": traceback.format_exc(), "message": _(
+                    "The result could not be brought into the scene ({why}): save the scene, and try again.").format(
+                        why=str(error) or type(error).__name__)})
+                return
+            if not applied:
+                failed({"kind": "user", "details": "", "message": _(
+                    "The fixed or the moving volume has left the scene meanwhile: load it and try again.")})
+            elif onFinished:
                 onFinished(job.outputs)
 
         def failed(error):
@@ -388,5 +409,6 @@ class RegistrationLogic:
                 "transform": job.settings.transform, "refine": "" if iterations is None else iterations,
                 "model": provenance.get("model", ""),
                 "checksum": provenance.get("checksum", ""), "device": provenance.get("device", ""),
-                "extent": job.settings.extent, "steps": job.settings.steps, "seconds": f"{job.seconds:.1f}",
+                "extent": provenance.get("extent", job.settings.extent), "note": job.note,
+                "preview": "yes" if job.preview else "", "steps": job.settings.steps, "seconds": f"{job.seconds:.1f}",
                 "date": time.strftime("%Y-%m-%dT%H:%M:%S")}

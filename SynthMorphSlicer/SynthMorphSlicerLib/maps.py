@@ -23,6 +23,8 @@ DISPLACEMENT_SPACING = 3.0  # mm
 DIVERGING = ((0.02, 0.19, 0.38), (0.26, 0.58, 0.76), (1, 1, 1), (0.84, 0.38, 0.30), (0.40, 0, 0.12))
 SURFACES = ((0.27, 0.0, 0.33), (0.23, 0.32, 0.55), (0.13, 0.57, 0.55), (0.37, 0.79, 0.38), (0.99, 0.91, 0.14))
 SEQUENTIAL = ((0.0, 0.0, 0.02), (0.34, 0.06, 0.43), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.64))
+TABLES = {"SynthMorph volume change": DIVERGING, "SynthMorph agreement": SEQUENTIAL[:0:-1],
+          "SynthMorph displacement": SEQUENTIAL, "SynthMorph displacement in 3D": SURFACES}
 
 
 def setJacobian(volumeNode, determinant, fixedNode):
@@ -42,7 +44,7 @@ def setJacobian(volumeNode, determinant, fixedNode):
                         ("largestJacobian", f"{determinant.max():.4f}")):
         volumeNode.SetAttribute(scene.ATTRIBUTE + name, value)
     limit = next((limit for limit in LIMITS if np.mean(np.abs(logarithm[~folds]) > limit) < 0.001), LIMITS[-1])
-    _show(volumeNode, colors("SynthMorph volume change", DIVERGING), -limit, limit)
+    _show(volumeNode, colors("SynthMorph volume change"), -limit, limit)
     volumeNode.GetDisplayNode().SetInterpolate(False)  # or folding voxels would bleed into their neighbours' colours
     return markFolding(volumeNode, fixedNode)
 
@@ -77,7 +79,7 @@ def setAgreement(volumeNode, share, referenceNode):
     Where all agree nothing is drawn, so that the patient is seen there.
     """
     scene.setVolumeOnFixed(volumeNode, share, referenceNode)
-    _show(volumeNode, colors("SynthMorph agreement", SEQUENTIAL[:0:-1]), 0.0, 1.0)
+    _show(volumeNode, colors("SynthMorph agreement"), 0.0, 1.0)
     volumeNode.GetDisplayNode().SetThreshold(0.0, 0.999)
     volumeNode.GetDisplayNode().SetApplyThreshold(True)
     volumeNode.GetDisplayNode().SetInterpolate(False)
@@ -145,24 +147,31 @@ def displacement(transformNode, fixedNode):
     with slicer.util.NodeModify(node):
         node.SetIJKToRASMatrix(scene.toVTKMatrix(matrix))
         slicer.util.updateVolumeFromArray(node, lengths)
-    _show(node, colors("SynthMorph displacement", SEQUENTIAL), 0.0, max(float(np.percentile(lengths, 99.5)), 1.0))
+    _show(node, colors("SynthMorph displacement"), 0.0, max(float(np.percentile(lengths, 99.5)), 1.0))
     return node
 
 
-def colors(name, anchors):
-    """A colour table of this module: made once, then taken from the scene."""
+def colors(name):
+    """A colour table of this module: the one that is in the scene, or a new one."""
     existing = slicer.mrmlScene.GetFirstNodeByName(name)
-    if existing is not None:
-        return existing
-    table = slicer.vtkMRMLColorTableNode()
-    table.SetTypeToUser()
-    table.SetName(name)
-    table.SetNumberOfColors(256)
-    places = np.linspace(0, 255, len(anchors))
-    for index in range(256):
-        table.SetColor(index, f"{index}", *[np.interp(index, places, channel) for channel in zip(*anchors)], 1.0)
-    slicer.mrmlScene.AddNode(table)
-    return table
+    table = existing or slicer.vtkMRMLColorTableNode()
+    with slicer.util.NodeModify(table):
+        table.SetTypeToUser()
+        table.SetName(name)
+        table.HideFromEditorsOff()  # hidden ones are not saved
+        table.SetNumberOfColors(256)
+        places = np.linspace(0, 255, len(TABLES[name]))
+        for index in range(256):
+            color = [np.interp(index, places, channel) for channel in zip(*TABLES[name])]
+            table.SetColor(index, f"{index}", *color, 1.0)
+    return existing or slicer.mrmlScene.AddNode(table)
+
+
+def repaint():
+    """Fill the colour tables of this module that came with a scene: without their files they are black."""
+    for name in TABLES:
+        if slicer.mrmlScene.GetFirstNodeByName(name) is not None:
+            colors(name)
 
 
 def _show(volumeNode, colorNode, low, high):

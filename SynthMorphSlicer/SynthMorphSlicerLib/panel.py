@@ -8,7 +8,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment, output_nodes, scene, segments, stages, views
+from . import environment, maps, output_nodes, scene, segments, stages, views
 from .atlas_section import AtlasSection
 from .compare_section import CompareSection
 from .device_section import DeviceSection
@@ -82,6 +82,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.reviewSection.enter()
         self.atlasSection.enter()
         self.setupSection.refresh()
+        maps.repaint()
 
     def exit(self):
         self.reviewSection.exit()
@@ -93,6 +94,7 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def cleanup(self):
         self.logic.close()  # first of all: whatever goes wrong below, no worker is left behind
+        views.restoreCrosshair()
         self._pollTimer.stop()
         self._followTimer.stop()
         self.reviewSection.exit()
@@ -103,6 +105,7 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def setParameterNode(self, node):
         """Bind the widgets to a parameter node, or to none."""
+        self._pair = (None, None)  # or it would keep the volumes of a closed scene
         if self.parameters is not None:
             self.parameters.disconnectGui(self._guiTag)
             self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
@@ -134,6 +137,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onSceneEndImport(self, caller, event):
         # later, because the node selectors only now begin to list what was imported
         qt.QTimer.singleShot(0, lambda: self._onSceneEndClose(caller, event))
+        maps.repaint()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeAboutToBeRemoved(self, caller, event, node):
@@ -286,6 +290,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.updateButtons()
 
     def _onFinished(self, outputs):
+        self.deviceSection.look()
         parameters = self.settings()
         job = self.logic.job
         if not self.logic.isBusy():
@@ -307,6 +312,8 @@ class Panel(slicer.util.VTKObservationMixin):
             self.reviewSection.showResult()
             if job.preview and not self.logic.isBusy() and not self._hasNewLambda():
                 self._changeLambda(job.settings.regularization, preview=False)  # the slider rests: now in full
+            if self._hasNewLambda():
+                self._followTimer.start()  # it was moved while there was no result to follow it
 
     def _onDoubt(self):
         self.warn(_("The two images do not look alike where this result puts them: look at it closely, and give an "

@@ -40,6 +40,8 @@ class Review:
     def setOpacity(self, opacity):
         """Of the volume in front."""
         self._swapped = False
+        if self._shown is not None:
+            self._shown = (*self._shown[:2], opacity, self._shown[3])
         for node in _compositeNodes():
             if node.GetID() in self._before:
                 node.SetForegroundOpacity(opacity)

@@ -134,9 +134,18 @@ def readVolume(volumeNode, path):
 
 def initialMatrix(transformNode):
     """Fixed world to moving world, LPS, as nested lists, of a transform that brings the moving to the fixed volume."""
+    return (FLIP @ np.linalg.inv(_toWorld(transformNode)) @ FLIP).tolist()
+
+
+def isFlat(transformNode):
+    """Whether a linear transform has no inverse, as one that was scaled to nothing along an axis."""
+    return abs(np.linalg.det(_toWorld(transformNode)[:3, :3])) < 1e-6
+
+
+def _toWorld(transformNode):
     matrix = vtk.vtkMatrix4x4()
     transformNode.GetMatrixTransformToWorld(matrix)
-    return (FLIP @ np.linalg.inv(toArray(matrix)) @ FLIP).tolist()
+    return toArray(matrix)
 
 
 def vtkTransform(description):
@@ -200,13 +209,30 @@ def copyWindow(source, target):
         target.GetDisplayNode().SetAndObserveColorNodeID(display.GetColorNodeID())
 
 
+def parents(node, ownCounts=False):
+    """The transforms under which a node lies; results of this module only if ``ownCounts``."""
+    found = []
+    parent = node.GetParentTransformNode() if node is not None else None
+    while parent is not None:
+        if ownCounts or not _isResult(parent):
+            found.append(parent)
+        parent = parent.GetParentTransformNode()
+    return found
+
+
+def nodeIDs():
+    """IDs of all nodes of the scene."""
+    return {slicer.mrmlScene.GetNthNode(n).GetID() for n in range(slicer.mrmlScene.GetNumberOfNodes())}
+
+
 def attach(movingNode, transformNode):
     """Show the moving volume through the transform; an own linear parent stays in effect below it.
 
-    The parent node itself may carry other nodes, so a copy of it goes between the two.
+    The parent node itself may carry other nodes, so a copy of it goes between the two. The result of an earlier
+    registration is replaced.
     """
     parent = movingNode.GetParentTransformNode()
-    if parent is None or parent is transformNode:
+    if parent is None or _isResult(parent):
         movingNode.SetAndObserveTransformNodeID(transformNode.GetID())
         return
     if parent.GetAttribute(ATTRIBUTE + "copyOf"):
@@ -220,10 +246,14 @@ def attach(movingNode, transformNode):
     movingNode.SetAndObserveTransformNodeID(copy.GetID())
 
 
+def _isResult(transformNode):
+    return bool(transformNode.GetAttribute(ATTRIBUTE + "lambda"))
+
+
 def detached(node):
     """A node's linear parent transform (to world, RAS) as it was before :func:`attach`."""
     parent = node.GetParentTransformNode()
-    if parent is None or parent.GetAttribute(ATTRIBUTE + "lambda"):
+    if parent is None or _isResult(parent):
         return np.eye(4)
     if parent.GetAttribute(ATTRIBUTE + "copyOf"):
         matrix = vtk.vtkMatrix4x4()

@@ -48,6 +48,8 @@ class SetupSection:
     def __init__(self, ui, logic, panel):
         self.ui, self.logic, self.panel = ui, logic, panel
         self._installation = None
+        self._ready = False
+        self._outdated = False  # the worker does not know the Python or the weights that were chosen last
         ui.installButton.connect("clicked(bool)", self.onInstall)
         ui.fetchButton.connect("clicked(bool)", self.onFetch)
         ui.clearCacheButton.connect("clicked(bool)", self.onClearCache)
@@ -65,7 +67,8 @@ class SetupSection:
         ui.missingLabel.visible = not ready and not self.isInstalling()
         ui.installButton.visible = not ready or self.isInstalling()
         ui.installButton.text = _("Cancel the installation") if self.isInstalling() else _("Install PyTorch")
-        ui.fetchButton.enabled = ui.clearCacheButton.enabled = ready
+        self._ready = ready
+        self._enable()
         if not ready:
             ui.setupLabel.text = installing.description()
             ui.setupCollapsibleButton.collapsed = False
@@ -101,9 +104,19 @@ class SetupSection:
         return self._installation is not None and self._installation.isRunning()
 
     def poll(self):
-        """Hear what the installer says; called regularly."""
+        """Hear what the installer says, and do what had to wait for the worker; called regularly."""
         if self._installation is not None:
             self._installation.poll()
+        if self._outdated and not self.logic.isBusy():
+            self._outdated = False
+            self.logic.cancel()
+        self._enable()
+
+    def _enable(self):
+        free = self._ready and not self.logic.isBusy()
+        for button in (self.ui.fetchButton, self.ui.clearCacheButton):
+            if button.enabled != free:
+                button.enabled = free
 
     def close(self):
         """End an installation that is under way, and hear of no more paths."""
@@ -202,9 +215,10 @@ class SetupSection:
         self.panel.showStatus(_("{size:.2f} GB freed on the disk.").format(size=answer["freed"] / 1e9))
 
     def onRelease(self, checked=False):
-        """End the worker; it starts again when it is needed."""
+        """End the worker, and what it is doing; it starts again when it is needed."""
+        wasBusy = self.logic.isBusy()
         self.logic.cancel()
-        self.panel.showStatus(_("Memory released."))
+        self.panel.showStatus(_("Cancelled, and memory released.") if wasBusy else _("Memory released."))
 
     def onPython(self, path):
         """Another Python was chosen, or Slicer's own again."""
@@ -217,7 +231,9 @@ class SetupSection:
         self._restart()
 
     def _restart(self):
-        if not self.logic.isBusy():
+        """End the worker, so that the next one finds what has changed; what it is doing comes first."""
+        self._outdated = self.logic.isBusy()
+        if not self._outdated:
             self.logic.cancel()
         self.refresh()
         self.panel.showStatus("")

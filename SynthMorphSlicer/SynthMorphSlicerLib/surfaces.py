@@ -38,7 +38,7 @@ def show(transformNode, segmentationNode, fixedNode):
     display = node.GetDisplayNode()
     display.SetActiveScalar(ARRAY, vtk.vtkAssignAttribute.POINT_DATA)
     display.SetScalarVisibility(True)
-    display.SetAndObserveColorNodeID(maps.colors("SynthMorph displacement in 3D", maps.SURFACES).GetID())
+    display.SetAndObserveColorNodeID(maps.colors("SynthMorph displacement in 3D").GetID())
     display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
     display.SetScalarRange(*_range(lengths))
     display.SetVisibility2D(False)

@@ -194,6 +194,8 @@ class Model:
         if result.refinement is not None:
             stages.start("refinement", 0.5)
             result.mid = result.refinement.run(stages.inner, options.preview)
+            if not options.preview:
+                result.refinement = None  # it keeps what it began with
         assert result.mid is not None
         result.net_affine = result.mid.affine
         return result.finish(stages)

@@ -53,6 +53,7 @@ class Worker:
         self.write, self.idle_seconds = write, idle_seconds
         self.requests: queue.Queue[Message] = queue.Queue()
         self.waiting: list[Message] = []
+        self.threads = 0  # of the CPU, that torch takes by itself; known once it is loaded
         self.model: Model | None = None
         self.model_key: tuple[str, ...] | None = None
         self.registration: Registration | None = None
@@ -260,8 +261,8 @@ class Worker:
         """The model that a request asks for, which is the one that is kept if it can be, on so many threads."""
         torch = _torch()
         from .loader import load_model
-        if request.get("threads"):
-            torch.set_num_threads(int(request["threads"]))
+        self.threads = self.threads or torch.get_num_threads()
+        torch.set_num_threads(int(request.get("threads") or self.threads))
         name, device, precision = (request.get(key, default) for key, default in
                                    (("model", "auto"), ("device", "auto"), ("precision", "full")))
         transform = request.get("options", {}).get("transform", "joint")

@@ -201,6 +201,88 @@ def test_idle_worker_gives_its_memory_back_and_lambda_still_follows(logic, monke
     assert logic.job.outputs == outputs
 
 
+def test_what_moves_an_input_cannot_be_an_output(logic):
+    fixed, moving = heads()
+    parent, _ = linearParent(10)
+    grandparent, _ = linearParent(5)
+    parent.SetAndObserveTransformNodeID(grandparent.GetID())
+    for volume in (fixed, moving):
+        volume.SetAndObserveTransformNodeID(parent.GetID())
+        for node in (parent, grandparent):
+            assert "moves one of the inputs" in logic.problem(fixed, moving, {"transform": node.GetID()})
+        volume.SetAndObserveTransformNodeID(None)
+    # the moving volume's own result is updated in place; that of the fixed one would move it
+    parent.SetAttribute("SynthMorph.lambda", "0.5")
+    parent.SetAndObserveTransformNodeID(None)
+    moving.SetAndObserveTransformNodeID(parent.GetID())
+    assert logic.problem(fixed, moving, {"transform": parent.GetID()}) == ""
+    moving.SetAndObserveTransformNodeID(None)
+    fixed.SetAndObserveTransformNodeID(parent.GetID())
+    assert "moves one of the inputs" in logic.problem(fixed, moving, {"transform": parent.GetID()})
+
+
+def test_a_flat_initial_transform_is_refused(logic):
+    import vtk
+    fixed, moving = heads()
+    flat, _ = linearParent()
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(2, 2, 0.0)
+    flat.SetMatrixTransformToParent(matrix)
+    assert "flat" in logic.problem(fixed, moving, {"transform": ""}, flat)
+
+
+def unfinished(logic, fixed, moving, disturb):
+    """What is told of a registration that is disturbed once it runs."""
+    errors = []
+    logic.register(fixed, moving, "affine", outputVolume=True, blocking=False, onError=errors.append, **FAST)
+    disturb()
+    deadline = time.monotonic() + 120
+    while logic.isBusy() and time.monotonic() < deadline:
+        logic.poll()
+        time.sleep(0.05)
+    return [error["message"] for error in errors]
+
+
+@needsTorch
+def test_a_volume_that_leaves_the_scene_in_mid_run_is_told_of(logic):
+    import slicer
+    fixed, moving = heads()
+    told = unfinished(logic, fixed, moving, lambda: slicer.mrmlScene.RemoveNode(moving))
+    assert len(told) == 1 and "has left the scene" in told[0]
+
+
+@needsTorch
+def test_a_result_that_does_not_fit_into_memory_leaves_nothing_half_made(logic, monkeypatch):
+    import slicer
+    from SynthMorphSlicerLib import scene
+    fixed, moving = heads()
+    count = slicer.mrmlScene.GetNumberOfNodes()
+
+    def full(*_):
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(scene, "setVolumeOnFixed", full)
+    told = unfinished(logic, fixed, moving, lambda: None)
+    assert len(told) == 1 and "no memory left" in told[0]
+    assert slicer.mrmlScene.GetNumberOfNodes() == count
+
+
+@needsTorch
+def test_the_moving_volume_shows_one_result_at_a_time(logic):
+    import slicer
+    fixed, moving = heads()
+    from SynthMorphSlicerLib.selftest import headVolume
+    other = headVolume("other", (-4.0, 6.0, 2.0))
+    results = [logic.register(volume, moving, "affine", attachMoving=True, **FAST)["transform"]
+               for volume in (fixed, other)]
+    assert moving.GetParentTransformNode() is results[1] and results[1].GetParentTransformNode() is None
+    again = logic.register(other, moving, "affine", attachMoving=True, **FAST)["transform"]
+    points = [node.GetTransformFromParent().TransformPoint(10, 20, 30) for node in (results[1], again)]
+    np.testing.assert_allclose(*points, atol=1e-3)
+    assert not [node for node in slicer.util.getNodesByClass("vtkMRMLTransformNode") if "before" in node.GetName()]
+    assert again.GetAttribute("SynthMorph.extent") == "256"
+
+
 @needsTorch
 def test_blocking_raises_what_the_worker_says(logic):
     fixed, moving = heads()

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from workplace import error, finished, needsTorch, outputNodes, twoHeads
+from workplace import error, finished, needsTorch, openScene, outputNodes, twoHeads
 
 # What is missing
 
@@ -149,7 +149,56 @@ def test_devices_are_listed_and_a_missing_one_stays_chosen(host, panel):
     assert panel.ui.deviceComboBox.currentText == "cuda:7 (not found)"
     from SynthMorphSlicerLib.environment import deviceLabel, parseDevice
     device = parseDevice("0, NVIDIA H200, 140000, 143771")
-    assert device["id"] == "cuda:0" and deviceLabel(device) == "NVIDIA H200 (136.7 of 140.4 GB free)"
+    assert device["id"] == "cuda:0" and deviceLabel(device) == "GPU 0: NVIDIA H200 (136.7 of 140.4 GB free)"
+
+
+@pytest.mark.parametrize(("visible", "ids", "passed"), [
+    (None, ["cuda:0", "cuda:1", "cuda:2"], None), ("2,0", ["cuda:0", "cuda:1"], "0,2"), ("1", ["cuda:0"], "1"),
+    ("", [], ""), ("-1", [], ""), ("GPU-8932f937", [], "GPU-8932f937")])
+def test_devices_have_the_numbers_that_the_worker_gives_them(monkeypatch, host, visible, ids, passed):
+    from SynthMorphSlicerLib import environment
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = environment.seen([{"id": f"cuda:{n}", "name": f"card {n}"} for n in range(3)])
+    assert [device["id"] for device in found] == ids
+    assert environment.workerEnvironment().get("CUDA_VISIBLE_DEVICES") == passed
+    if visible == "2,0":
+        assert [device["name"] for device in found] == ["card 0", "card 2"]
+
+
+def test_colours_of_maps_come_back_with_a_scene(host, panel, tmp_path):
+    import slicer
+    from SynthMorphSlicerLib import maps
+    names = list(maps.TABLES)
+    for name in names:
+        assert not maps.colors(name).GetHideFromEditors()  # or they would not be saved
+    path = str(tmp_path / "scene.mrml")
+    slicer.mrmlScene.SetURL(path)
+    assert slicer.mrmlScene.Commit()  # without the files of the tables
+    slicer.mrmlScene.Clear(0)
+    openScene(host, path)
+    for name in names:
+        table, color = slicer.mrmlScene.GetFirstNodeByName(name), [0.0] * 4
+        assert table.GetColor(255, color) and color[3] == 1.0
+        assert color[:3] == pytest.approx(maps.TABLES[name][-1], abs=0.01)
+        assert maps.colors(name) is table
+
+
+def test_new_outputs_are_named_for_what_they_are(panel):
+    assert panel.ui.outputJacobianSelector.baseName == "Volume change (log2 J)"
+    assert panel.ui.outputJacobianSelector.addNode().GetName() == "Volume change (log2 J)"
+
+
+def test_opacity_outlives_side_by_side(panel):
+    import slicer
+    review = panel.reviewSection.review
+    nodes = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in ("fixed", "moved")]
+    review.showOverlay(*nodes, 0.5)
+    review.setOpacity(0.2)
+    review.setSideBySide(True)
+    review.setSideBySide(False)
+    assert slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode().GetForegroundOpacity() == 0.2
 
 
 def test_leaving_restores_the_views_and_reload_works(host, module, panel):

@@ -203,6 +203,16 @@ def test_lambda_is_previewed_first_and_refined_when_the_slider_rests(host, ready
 
 
 @needsTorch
+def test_lambda_that_is_moved_while_there_is_no_result_counts_afterwards(host, ready):
+    register(host, ready)
+    ready.ui.applyButton.click()
+    ready.ui.regularizationSlider.value = 0.8
+    volume = ready.parameters.outputVolume
+    assert host.wait(lambda: volume.GetAttribute("SynthMorph.lambda") == "0.8" and not ready.logic.isBusy(), 120)
+    assert error(ready) == ""
+
+
+@needsTorch
 def test_leaving_the_module_in_mid_run_keeps_the_result(host, module, ready):
     ready.ui.transformTypeComboBox.currentIndex = ready.ui.transformTypeComboBox.findText("Rigid only")
     ready.ui.applyButton.click()

@@ -99,6 +99,17 @@ def test_preview_comes_before_the_whole_refinement(makeClient, images):
     assert [(answer["provenance"]["refine"], answer["refines"]) for answer in answers.results] == [(6, True)] * 3
 
 
+def test_threads_of_one_request_are_not_those_of_the_next(makeClient, images):
+    client, answers = makeClient(WORKER), Answers()
+    for threads in (None, 1, 0):
+        if threads is not None:
+            answers.send(client, **{**registration(images), "threads": threads})
+        answers.send(client, command="probe")
+        assert client.wait(180) and not answers.errors
+    before, one, after = (answer["threads"] for answer in answers.results if "threads" in answer)
+    assert one == 1 and after == before
+
+
 def test_cancel_ends_the_process_within_a_second_and_the_next_request_starts_another(makeClient, images):
     client, answers = makeClient(WORKER), Answers()
     answers.send(client, **registration(images, transform="joint"))
