@@ -104,8 +104,10 @@ class SynthMorphSlicerTest(ScriptedLoadableModuleTest):
     def runTest(self):
         for scenario in (self.test_signs, self.test_registration, self.test_panel):
             self.setUp()
-            scenario()
-            self.tearDown()
+            try:
+                scenario()
+            finally:  # or the worker would outlive a failure
+                self.tearDown()
 
     def test_signs(self):
         from SynthMorphSlicerLib import selftest

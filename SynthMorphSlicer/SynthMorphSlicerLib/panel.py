@@ -223,6 +223,7 @@ class Panel(slicer.util.VTKObservationMixin):
         for section in (*self._sections, self.movingSection):
             section.update(parameters)
         self.importSection.update()
+        self.setupSection.update()
 
     # Register and Cancel
 

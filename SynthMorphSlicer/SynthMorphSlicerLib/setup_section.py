@@ -68,7 +68,7 @@ class SetupSection:
         ui.installButton.visible = not ready or self.isInstalling()
         ui.installButton.text = _("Cancel the installation") if self.isInstalling() else _("Install PyTorch")
         self._ready = ready
-        self._enable()
+        self.update()
         if not ready:
             ui.setupLabel.text = installing.description()
             ui.setupCollapsibleButton.collapsed = False
@@ -110,13 +110,10 @@ class SetupSection:
         if self._outdated and not self.logic.isBusy():
             self._outdated = False
             self.logic.cancel()
-        self._enable()
 
-    def _enable(self):
-        free = self._ready and not self.logic.isBusy()
-        for button in (self.ui.fetchButton, self.ui.clearCacheButton):
-            if button.enabled != free:
-                button.enabled = free
+    def update(self):
+        """Weights are left alone while something is under way."""
+        self.ui.fetchButton.enabled = self.ui.clearCacheButton.enabled = self._ready and not self.logic.isBusy()
 
     def close(self):
         """End an installation that is under way, and hear of no more paths."""
@@ -235,5 +232,5 @@ class SetupSection:
         self._outdated = self.logic.isBusy()
         if not self._outdated:
             self.logic.cancel()
+            self.panel.showStatus("")
         self.refresh()
-        self.panel.showStatus("")

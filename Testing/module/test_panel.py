@@ -109,10 +109,18 @@ def test_settings_survive_save_and_reload(host, panel, tmp_path):
     panel.ui.extentComboBox.currentIndex = 0
     panel.ui.stepsSpinBox.value = 9
     panel.ui.makeJacobianCheckBox.click()
+    others = {"model": 1, "precision": 2}
+    for name, index in others.items():
+        getattr(panel.ui, f"{name}ComboBox").currentIndex = index
+    chosen = {name: getattr(panel.parameters, name) for name in others}
+    panel.ui.deviceComboBox.currentIndex = panel.ui.deviceComboBox.findData("cpu")
+    panel.ui.refinementSpinBox.value, panel.ui.threadsSpinBox.value = 12, 3
+    panel.ui.keepTemporaryFilesCheckBox.click()
     path = str(tmp_path / "scene.mrml")
     slicer.mrmlScene.SetURL(path)
     assert slicer.mrmlScene.Commit()
     slicer.mrmlScene.Clear(0)
+    assert not panel.parameters.keepTemporaryFiles and panel.parameters.refinement == -1
     assert panel.ui.regularizationSlider.value == 0.5 and not panel.ui.makeJacobianCheckBox.checked
     slicer.mrmlScene.SetURL(path)
     assert slicer.mrmlScene.Import()
@@ -122,6 +130,10 @@ def test_settings_survive_save_and_reload(host, panel, tmp_path):
     assert panel.parameters.transformType is TransformType.RIGID
     assert panel.ui.regularizationSlider.value == pytest.approx(0.35)
     assert panel.parameters.extent == 192 and panel.ui.stepsSpinBox.value == 9
+    assert {name: getattr(panel.parameters, name) for name in others} == chosen
+    assert panel.parameters.device == "cpu" == panel.ui.deviceComboBox.currentData
+    assert (panel.parameters.refinement, panel.parameters.threads) == (12, 3)
+    assert panel.parameters.keepTemporaryFiles and panel.ui.keepTemporaryFilesCheckBox.checked
     assert panel.ui.makeJacobianCheckBox.checked
 
 

@@ -343,3 +343,17 @@ def test_freesurfer_transforms_are_loaded_by_the_panel(host, panel, tmp_path, mo
     assert ui.statusLabel.text.startswith("Loaded 'warp'") and error(panel) == ""
     assert slicer.mrmlScene.GetFirstNodeByName("warp").IsA("vtkMRMLTransformNode")
     ui.transformPathLineEdit.currentPath = ""
+
+
+@needsTorch
+def test_a_python_chosen_in_mid_run_is_used_from_the_next_run_on(host, ready, monkeypatch):
+    ready.ui.transformTypeComboBox.currentIndex = ready.ui.transformTypeComboBox.findText("Rigid only")
+    ready.ui.applyButton.click()
+    assert not ready.ui.fetchButton.enabled and not ready.ui.clearCacheButton.enabled
+    process = ready.logic.client.processID()
+    ready.setupSection.onWeightsFolder("")
+    assert ready.logic.isBusy() and ready.logic.client.processID() == process
+    finished(host, ready)
+    assert error(ready) == "" and ready.parameters.outputTransform is not None
+    assert host.wait(lambda: not ready.logic.client.isRunning(), 5)
+    assert ready.ui.fetchButton.enabled
