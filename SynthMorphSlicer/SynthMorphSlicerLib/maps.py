@@ -155,9 +155,10 @@ def colors(name):
     """A colour table of this module: the one that is in the scene, or a new one."""
     existing = slicer.mrmlScene.GetFirstNodeByName(name)
     table = existing or slicer.vtkMRMLColorTableNode()
-    with slicer.util.NodeModify(table):
+    if existing is None:
         table.SetTypeToUser()
         table.SetName(name)
+    with slicer.util.NodeModify(table):
         table.HideFromEditorsOff()  # hidden ones are not saved
         table.SetNumberOfColors(256)
         places = np.linspace(0, 255, len(TABLES[name]))
