@@ -202,17 +202,6 @@ def test_new_outputs_are_named_for_what_they_are(panel):
     assert panel.ui.outputJacobianSelector.addNode().GetName() == "Volume change (log2 J)"
 
 
-def test_opacity_outlives_side_by_side(panel):
-    import slicer
-    review = panel.reviewSection.review
-    nodes = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in ("fixed", "moved")]
-    review.showOverlay(*nodes, 0.5)
-    review.setOpacity(0.2)
-    review.setSideBySide(True)
-    review.setSideBySide(False)
-    assert slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode().GetForegroundOpacity() == 0.2
-
-
 def test_leaving_restores_the_views_and_reload_works(host, module, panel):
     import slicer
     from SynthMorphSlicerLib import views

@@ -213,7 +213,11 @@ def test_side_by_side_keeps_place_and_zoom_and_moves_together(host, panel):
     assert layers("Red") == ("fixed", None)
     assert layers("Red+")[0] == "fixed" and layers("Red+")[1].startswith("Volume change")
     panel.ui.overlayButton.click()
+    opacity = panel.ui.opacitySlider.value
+    panel.ui.opacitySlider.value = 0.2
     panel.ui.sideBySideButton.click()
+    assert manager.sliceWidget("Red").mrmlSliceCompositeNode().GetForegroundOpacity() == pytest.approx(0.2)
+    panel.ui.opacitySlider.value = opacity
     host.wait(lambda: False, 0.05)
     assert manager.layout == layout and layers("Red") == ("fixed", "moving on fixed")
     assert lower.GetViewGroup() == 1
