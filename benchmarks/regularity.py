@@ -102,12 +102,12 @@ def print_savings(model: Model, options: argparse.Namespace) -> None:
     print("| pair | mode | saved by | mean mm | max mm |\n" + "| --- " * 5 + "|")
     for pair in options.pairs:
         moving, fixed = read(options.data, pair)
+        mask = images.foreground(fixed)
         for mode, refine in modes(model).items():
             whole = model.register(moving, fixed, regularization=options.regularization, refine=refine)
             for saved, one, extent in (("half precision", half, 256), ("extent 192", model, 192)):
                 less = one.register(moving, fixed, regularization=options.regularization, refine=refine, extent=extent)
-                found = quality.inverse_consistency(less.fixed_to_moving, whole.moving_to_fixed, fixed,
-                                                    images.foreground(fixed))
+                found = quality.inverse_consistency(less.fixed_to_moving, whole.moving_to_fixed, fixed, mask)
                 print(f"| {pair} | {mode} | {saved} | {found['mean']:.3f} | {found['max']:.3f} |", flush=True)
 
 

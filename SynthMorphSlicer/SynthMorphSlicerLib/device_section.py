@@ -15,10 +15,6 @@ class DeviceSection:
         self._updating = False
         ui.deviceComboBox.connect("currentIndexChanged(int)", self._onChosen)
 
-    def enter(self):
-        """Start looking."""
-        self.look()
-
     def look(self):
         """Look anew: what is free changes with every registration."""
         self._probe.start()

@@ -91,8 +91,7 @@ class Mover:
         if not items:
             return _("Choose what to move.")
         for item in items:
-            if item.GetParentTransformNode() is transformNode and not transformNode.GetAttribute(
-                    scene.ATTRIBUTE + "lambda"):
+            if item.GetParentTransformNode() is transformNode and not scene.isResult(transformNode):
                 return _("'{name}' is under this transform already: take it out in the module Transforms "
                          "first.").format(name=item.GetName())
             if hasVoxels(item):

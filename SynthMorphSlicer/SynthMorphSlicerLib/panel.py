@@ -76,7 +76,7 @@ class Panel(slicer.util.VTKObservationMixin):
     # Life cycle
 
     def enter(self):
-        self.deviceSection.enter()
+        self.deviceSection.look()
         self._pollTimer.start()
         self.setParameterNode(self._getParameterNode())
         self.reviewSection.enter()

@@ -4,7 +4,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import maps, measures, review, shortcuts, surfaces, tables, views
+from . import maps, measures, review, scene, shortcuts, surfaces, tables, views
 from .job import OUTPUTS
 
 BUTTONS = ("before", "overlay", "swap", "flicker", "checkerboard", "curtain", "difference", "edges", "sideBySide",
@@ -161,10 +161,7 @@ class ReviewSection(slicer.util.VTKObservationMixin):
 
     def _isAttached(self):
         parameters = self.parameters
-        node = parameters.movingVolume.GetParentTransformNode() if parameters.movingVolume is not None else None
-        while node is not None and node is not parameters.outputTransform:
-            node = node.GetParentTransformNode()
-        return node is not None
+        return parameters.outputTransform in scene.parents(parameters.movingVolume, ownCounts=True)
 
     def _front(self):
         """The volume that shows the result: the moved one, or the moving one under the transform."""

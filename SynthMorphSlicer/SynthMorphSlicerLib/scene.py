@@ -49,7 +49,7 @@ def parentProblem(node, ownCounts=False):
     parent = node.GetParentTransformNode()
     while parent is not None and parent.GetAttribute(ATTRIBUTE + "copyOf") and not ownCounts:
         parent = parent.GetParentTransformNode()
-    own = parent is not None and parent.GetAttribute(ATTRIBUTE + "lambda") and not ownCounts
+    own = parent is not None and isResult(parent) and not ownCounts
     if parent is not None and not own and not parent.IsTransformToWorldLinear():
         return _("'{name}' is under a non-linear transform: harden the transform on a copy, or remove it.").format(
             name=node.GetName())
@@ -76,11 +76,8 @@ def toVTKMatrix(array):
 
 def parentToWorld(node):
     """The linear parent transform of a node, RAS; identity without one."""
-    matrix = vtk.vtkMatrix4x4()
     parent = node.GetParentTransformNode()
-    if parent is not None:
-        parent.GetMatrixTransformToWorld(matrix)
-    return toArray(matrix)
+    return np.eye(4) if parent is None else _toWorld(parent)
 
 
 def ijkToRAS(volumeNode):
@@ -209,12 +206,17 @@ def copyWindow(source, target):
         target.GetDisplayNode().SetAndObserveColorNodeID(display.GetColorNodeID())
 
 
+def isResult(transformNode):
+    """Whether a transform was found by this module."""
+    return bool(transformNode.GetAttribute(ATTRIBUTE + "lambda"))
+
+
 def parents(node, ownCounts=False):
     """The transforms under which a node lies; results of this module only if ``ownCounts``."""
     found = []
     parent = node.GetParentTransformNode() if node is not None else None
     while parent is not None:
-        if ownCounts or not _isResult(parent):
+        if ownCounts or not isResult(parent):
             found.append(parent)
         parent = parent.GetParentTransformNode()
     return found
@@ -232,7 +234,7 @@ def attach(movingNode, transformNode):
     registration is replaced.
     """
     parent = movingNode.GetParentTransformNode()
-    if parent is None or _isResult(parent):
+    if parent is None or isResult(parent):
         movingNode.SetAndObserveTransformNodeID(transformNode.GetID())
         return
     if parent.GetAttribute(ATTRIBUTE + "copyOf"):
@@ -246,14 +248,10 @@ def attach(movingNode, transformNode):
     movingNode.SetAndObserveTransformNodeID(copy.GetID())
 
 
-def _isResult(transformNode):
-    return bool(transformNode.GetAttribute(ATTRIBUTE + "lambda"))
-
-
 def detached(node):
     """A node's linear parent transform (to world, RAS) as it was before :func:`attach`."""
     parent = node.GetParentTransformNode()
-    if parent is None or _isResult(parent):
+    if parent is None or isResult(parent):
         return np.eye(4)
     if parent.GetAttribute(ATTRIBUTE + "copyOf"):
         matrix = vtk.vtkMatrix4x4()

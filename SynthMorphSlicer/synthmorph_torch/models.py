@@ -180,19 +180,20 @@ class CompactNetworks:
         return mid.rigid() if transform == "rigid" else mid
 
     def velocity(self, moving: Tensor, fixed: Tensor, mid: MidSpace, regularization: float) -> Tensor:
-        low, high = HINGE
-        if low < regularization < high:
-            ends = self._velocity(mid, low), self._velocity(mid, high)
-            return torch.lerp(*ends, (regularization - low) / (high - low))
-        return self._velocity(mid, regularization)
-
-    def _velocity(self, mid: MidSpace, regularization: float) -> Tensor:
         assert mid.features is not None
         maps = [F.avg_pool3d(f, 2) for f in mid.features]
+        low, high = HINGE
+        if low < regularization < high:
+            ends = self._velocity(maps, low), self._velocity(maps, high)
+            velocity = torch.lerp(*ends, (regularization - low) / (high - low))
+        else:
+            velocity = self._velocity(maps, regularization)
+        return upsampled(velocity) * spatial.border_window(mid.shape, velocity.device)
+
+    def _velocity(self, maps: Sequence[Tensor], regularization: float) -> Tensor:
         velocity = feature_velocity(maps[0], maps[1], self.deformable_widths, self.bake(regularization), self.passes)
         # passes add up, so the hypernetwork alone does not make every larger lambda a smoother one
-        velocity = gaussian(velocity, SMOOTHING * regularization)
-        return upsampled(velocity) * spatial.border_window(mid.shape, velocity.device)
+        return gaussian(velocity, SMOOTHING * regularization)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 SPARSE = 3  # every so many lines are enough to tell
 FREQUENCIES = np.linspace(0.03, 0.25, 45)  # per millimetre
-# Brains look about alike along all axes: of scans as they were taken, no axis has less than 0.4 of the power that the
-# others have at any frequency. Slices of 5 or 10 mm that were interpolated fall below a tenth from 0.6 (splines) to 0.9
-# (linear) divided by their thickness on.
+# Brains look about alike along all axes: a score of scans as they were taken or averaged have, along each axis, at
+# least a fifth of the power that the other two have at any of these frequencies. Slices of 5 or 10 mm that were
+# interpolated fall below a tenth from 0.6 (splines) to 0.9 (linear) divided by their thickness on.
 LACKING, LIMIT = 0.1, 0.75
 
 

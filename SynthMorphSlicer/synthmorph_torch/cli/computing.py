@@ -79,7 +79,6 @@ def prepare(options: argparse.Namespace, transform: str = "joint") -> Model:
         torch.set_num_threads(options.threads)
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(options.threads)
     from ..loader import load_model
-
     return load_model(options.model, device=device_name, transform=transform, weights=options.weights,
                       precision=options.precision)
 
