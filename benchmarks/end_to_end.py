@@ -95,6 +95,7 @@ def warm(case: Files, out: Path, threads: int, repeats: int) -> dict[str, list[U
             lam = {"command": "relambda", "regularization": 0.3 + 0.05 * number, "outputs": outputs}
             for title, request in (
                     ("worker, network alone", {**register, "options": {"refine": 0}}),
+                    ("worker, preview", {**register, "options": {"preview": True}}),
                     ("worker", register), ("worker, new lambda, preview", {**lam, "preview": True}),
                     ("worker, the same in full", lam)):
                 found.setdefault(title, []).append(worker.ask(**request))

@@ -117,7 +117,7 @@ def catalogue():
 class DeviceProbe:
     """Lists NVIDIA GPUs with their free memory, from nvidia-smi, on a thread of its own."""
 
-    QUERY = ["--query-gpu=index,name,memory.free,memory.total", "--format=csv,noheader,nounits"]
+    QUERY = ["--query-gpu=index,uuid,memory.free,memory.total,name", "--format=csv,noheader,nounits"]
 
     def __init__(self):
         self._thread = None
@@ -141,7 +141,7 @@ class DeviceProbe:
             try:
                 output = subprocess.run([program, *self.QUERY], capture_output=True, text=True, timeout=10,
                                         check=True, **options).stdout
-                devices = seen([parseDevice(line) for line in output.splitlines() if line.count(",") >= 3])
+                devices = seen([parseDevice(line) for line in output.splitlines() if line.count(",") >= 4])
             except (OSError, ValueError, subprocess.SubprocessError):
                 devices = []
         self._devices = devices
@@ -149,8 +149,8 @@ class DeviceProbe:
 
 def parseDevice(line):
     """One line of nvidia-smi's list as a device."""
-    index, name, free, total = (part.strip() for part in line.split(",", 3))
-    return {"id": f"cuda:{int(index)}", "name": name, "free": int(free) << 20, "total": int(total) << 20}
+    index, uuid, free, total, name = (part.strip() for part in line.split(",", 4))
+    return {"id": f"cuda:{int(index)}", "uuid": uuid, "name": name, "free": int(free) << 20, "total": int(total) << 20}
 
 
 def seen(devices):
@@ -158,8 +158,12 @@ def seen(devices):
     visible = os.environ.get(VISIBLE)
     if visible is None:
         return devices
-    numbers = _numbers(visible) or []  # those that are visible by name can be had as "Automatic"
-    left = [device for device in devices if int(device["id"].partition(":")[2]) in numbers]
+    numbers = _numbers(visible)
+    if numbers is None:  # by names such as GPU-8932f937, which may be cut short; MIG parts can be had as "Automatic"
+        names = [entry.strip() for entry in visible.split(",") if entry.strip()]
+        left = [device for name in names for device in devices if device["uuid"].startswith(name)]
+    else:
+        left = [device for device in devices if int(device["id"].partition(":")[2]) in numbers]
     return [{**device, "id": f"cuda:{index}"} for index, device in enumerate(left)]
 
 

@@ -25,10 +25,10 @@ class Settings:
     precision: str = "full"
     threads: int = 0
 
-    def request(self):
+    def request(self, preview=False):
         """What the worker is told of them, whatever it is asked to register."""
         options = {"transform": self.transform, "regularization": self.regularization, "extent": self.extent,
-                   "steps": self.steps, "refine": self.refinement}
+                   "steps": self.steps, "refine": self.refinement, "preview": preview}
         return {"options": options, "model": self.model, "device": self.device, "precision": self.precision,
                 "threads": self.threads}
 
@@ -65,6 +65,7 @@ class Job:
     initialID: str = ""
     attach: bool = False
     replaceEdited: bool = False
+    preview: bool = False  # without the finest part of the refinement that its settings ask for
     folder: str = ""
     labelFiles: list = field(default_factory=list)
     layers: list = field(default_factory=list)  # (segments) of each file, in the order of the files
@@ -75,6 +76,5 @@ class Job:
     provenance: dict = field(default_factory=dict)
     note: str = ""
     reason: str = ""  # why this model was used
-    preview: bool = False  # without the finest part of the refinement that its settings ask for
     seconds: float = 0.0
     fingerprint: str = ""  # of the transform as the worker gave it

@@ -35,8 +35,8 @@ class RegistrationLogic:
     def register(self, fixedNode, movingNode, transform="joint", regularization=0.5, outputTransform=True,
                  outputVolume=None, outputJacobian=None, outputSegmentation=None, carriedLabels=(), carriedPoints=(),
                  initialTransform=None, attachMoving=False, model="auto", device="auto", extent=256, steps=7,
-                 refinement=None, precision="full", threads=0, replaceEdited=False, blocking=True, onProgress=None,
-                 onFinished=None, onError=None):
+                 refinement=None, precision="full", threads=0, replaceEdited=False, preview=False, blocking=True,
+                 onProgress=None, onFinished=None, onError=None):
         """Bring a moving volume onto a fixed one.
 
         Example, in Slicer's Python console::
@@ -58,6 +58,8 @@ class RegistrationLogic:
           the model's own number.  :param precision: "full", "fast" or "half".  :param threads: of the CPU, 0 for all.
         :param replaceEdited: overwrite an output segmentation even if it was changed by hand since it was made; else it
           is left alone and a new one is made.
+        :param preview: leave the finest part of the refinement out, if there is one; ``job.preview`` then tells, and
+          :meth:`changeRegularization` to the same lambda goes on from there.
         :param blocking: wait and return the outputs; else return at once, and call :meth:`poll` regularly.
         :param onProgress: called with stage, fraction and message.  :param onFinished: with the outputs.
         :param onError: called with a dictionary of ``kind``, ``message`` (one sentence) and ``details``; when blocking
@@ -72,7 +74,7 @@ class RegistrationLogic:
             raise InputError(problem)
         job = Job(fixedNode.GetID(), movingNode.GetID(), settings, wanted,
                   tuple(node.GetID() for node in carriedLabels), tuple(node.GetID() for node in carriedPoints),
-                  initialTransform.GetID() if initialTransform else "", attachMoving, replaceEdited)
+                  initialTransform.GetID() if initialTransform else "", attachMoving, replaceEdited, preview)
         return self._start(job, blocking, onProgress, onFinished, onError)
 
     def problem(self, fixedNode, movingNode, wanted, initialTransform=None, carriedLabels=(), carriedPoints=()):
@@ -147,13 +149,15 @@ class RegistrationLogic:
 
         While one is computed only the newest further call counts.
 
-        :param preview: leave the finest part of the refinement out, if there is one; ``job.preview`` then tells.
+        :param preview: as for :meth:`register`.
         """
         if not self.canChangeRegularization():
             raise InputError(_("Register first: there is no registration to change."))
+        goesOn = self.job.preview and not preview and regularization == self.job.settings.regularization
         job = replace(self.job, settings=replace(self.job.settings, regularization=regularization),
                       wanted={name: node.GetID() for name, node in self.job.outputs.items()}, outputs={},
-                      carried=dict(self.job.carried), started=time.monotonic(), replaceEdited=False)
+                      carried=dict(self.job.carried), started=self.job.started if goesOn else time.monotonic(),
+                      replaceEdited=False, preview=preview)
         message = {"command": "relambda", "regularization": regularization, "preview": preview,
                    "outputs": self._outputFiles(job)}
         return self._run(job, message, blocking, onProgress, onFinished, onError)
@@ -226,7 +230,7 @@ class RegistrationLogic:
     def _remove(self, folder):
         if folder in self._folders:  # a cancellation may have been quicker
             self._folders.remove(folder)
-            scene.removeFolder(folder)
+            self._removeFolder(folder)
 
     def poll(self):
         """Deliver what the worker has sent; call it regularly while a registration runs."""
@@ -266,7 +270,7 @@ class RegistrationLogic:
             self._writeLabels(job, moving)
         initial = slicer.mrmlScene.GetNodeByID(job.initialID) if job.initialID else None
         folder = Path(job.folder)
-        message = {"command": "register", **job.settings.request(),
+        message = {"command": "register", **job.settings.request(job.preview),
                    "initial": scene.initialMatrix(initial) if initial else None,
                    "fixed": scene.writeVolume(fixed, folder / "fixed.mha", scene.parentToWorld(fixed)),
                    "moving": scene.writeVolume(moving, folder / "moving.mha", scene.detached(moving)),
@@ -326,9 +330,12 @@ class RegistrationLogic:
 
     def _forgetFiles(self):
         if self.job is not None and self.job.folder:
-            if not self.keepTemporaryFiles:
-                scene.removeFolder(self.job.folder)
+            self._removeFolder(self.job.folder)
             self.job.folder = ""
+
+    def _removeFolder(self, folder):
+        if not self.keepTemporaryFiles:
+            scene.removeFolder(folder)
 
     # From the worker to nodes
 
@@ -337,13 +344,13 @@ class RegistrationLogic:
         fixed, moving = (slicer.mrmlScene.GetNodeByID(i) for i in (job.fixedID, job.movingID))
         if fixed is None or moving is None:
             return False
-        job.provenance, job.note, job.reason = answer["provenance"], answer["note"], answer["reason"]
-        job.preview = bool(message.get("preview")) and answer["refines"]
+        job.provenance, job.reason = answer["provenance"], answer["reason"]
+        job.preview = job.provenance["preview"]
         forward, inverse = (scene.vtkTransform(answer[key]) for key in ("fixed_to_moving", "moving_to_fixed"))
         arrays = {key: scene.readArray(answer[key]) for key in ("moved", "jacobian") if key in answer}
         warped = [(scene.readArray(path), layer) for path, layer in zip(answer["labels"], job.layers)]
-        if not self.keepTemporaryFiles:
-            scene.removeFolder(message["outputs"]["folder"])
+        self._removeFolder(message["outputs"]["folder"])
+        notes = [answer["note"], segments.lossNote(warped)]
         names = {"transform": _("{moving} to {fixed}"), "volume": _("{moving} on {fixed}"),
                  "jacobian": _("Volume change {moving} to {fixed} (log2 J)"),
                  "segmentation": _("Segments of {moving} on {fixed}")}
@@ -353,13 +360,13 @@ class RegistrationLogic:
                 continue  # nothing was given to carry along
             node = slicer.mrmlScene.GetNodeByID(job.wanted[name]) if job.wanted[name] else None
             if name == "segmentation" and node and not job.replaceEdited and segments.isEdited(node):
-                job.note = " ".join(filter(None, (job.note, segments.KEPT.format(name=node.GetName()))))
+                notes.append(segments.KEPT.format(name=node.GetName()))
                 node = None
             nodes[name] = node or slicer.mrmlScene.AddNewNodeByClass(
                 CLASSES[name], names[name].format(moving=moving.GetName(), fixed=fixed.GetName()))
         more = self._fill(nodes, job, forward, arrays, warped, fixed, moving)
         more += self._carryPoints(job, inverse, [slicer.mrmlScene.GetNodeByID(i) for i in job.wanted.values() if i])
-        job.seconds = time.monotonic() - job.started
+        job.seconds, job.note = time.monotonic() - job.started, " ".join(filter(None, notes))
         everything = [*nodes.values(), *more]
         values = self._attributes(job, fixed, moving)
         scene.setProvenance(everything, fixed, moving, values)

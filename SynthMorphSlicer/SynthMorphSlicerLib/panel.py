@@ -186,10 +186,14 @@ class Panel(slicer.util.VTKObservationMixin):
         self.updateButtons()
         if self.parameters is None:
             return
+        self.logic.keepTemporaryFiles = self.parameters.keepTemporaryFiles
         self.deviceSection.update(self.parameters)
         self._startAfresh()
         if self._hasNewLambda() and not self._followTimer.isActive():
             self._followTimer.start()
+        elif self._cannotFollow():
+            self._followed = lambdaOf(self.parameters)  # said once
+            self.showStatus(_("Press Register for this lambda: the registration is no longer in memory."))
 
     def _chosenPair(self):
         return self.parameters.fixedVolume, self.parameters.movingVolume
@@ -208,6 +212,13 @@ class Panel(slicer.util.VTKObservationMixin):
         return (parameters is not None and self.logic.canChangeRegularization()
                 and not isSameLambda(lambdaOf(parameters), self._followed) and _isAbout(self.logic.job, parameters))
 
+    def _cannotFollow(self):
+        """True if the slider asks for another lambda than that of the results, which are only there to be looked at."""
+        made = [node for node in self.wanted().values() if node is not True and scene.isResult(node)]
+        return (bool(made) and not self.logic.isBusy() and not self.logic.canChangeRegularization()
+                and self.parameters.transformType.deforms()
+                and not isSameLambda(lambdaOf(self.parameters), self._followed))
+
     def updateButtons(self):
         """All buttons say what they would do, or what is missing; to be called when work has been started."""
         ui, parameters = self.ui, self.parameters
@@ -219,6 +230,7 @@ class Panel(slicer.util.VTKObservationMixin):
                                              _("Bring the moving volume onto the fixed one"))
         for name in map(str.capitalize, OUTPUTS):  # here, because a selector that gets its scene enables itself
             getattr(ui, f"output{name}Selector").enabled = getattr(ui, f"make{name}CheckBox").checked
+        ui.attachMovingCheckBox.enabled = ui.makeTransformCheckBox.checked
         ui.regularizationSlider.enabled = parameters is not None and parameters.transformType.deforms()
         for section in (*self._sections, self.movingSection):
             section.update(parameters)
@@ -239,7 +251,8 @@ class Panel(slicer.util.VTKObservationMixin):
     def register(self, changes=None, onFinished=None):
         """Register with the settings as they are shown.
 
-        :param changes: settings to change first, by name.  :param onFinished: called with the outputs when all is done.
+        :param changes: settings to change first, by name.  :param onFinished: called with the outputs when all is done;
+          without it, they are shown without the finest details first.
         """
         parameters = self.parameters
         with slicer.util.NodeModify(parameters.parameterNode):
@@ -251,7 +264,6 @@ class Panel(slicer.util.VTKObservationMixin):
             if onFinished:
                 onFinished(outputs)
 
-        self.logic.keepTemporaryFiles = parameters.keepTemporaryFiles
         outputs = {output_nodes.MEMBERS[name]: node for name, node in self.wanted().items()}
         outputs.setdefault("outputTransform", None)
         replaceEdited = bool(parameters.carriedLabels) and self.mayReplace(outputs.get("outputSegmentation"))
@@ -260,9 +272,12 @@ class Panel(slicer.util.VTKObservationMixin):
             self.logic.register(
                 parameters.fixedVolume, parameters.movingVolume, carriedLabels=self.ticked("carriedLabels"),
                 carriedPoints=self.ticked("carriedPoints"), initialTransform=parameters.initialTransform,
-                attachMoving=parameters.attachMoving, replaceEdited=replaceEdited, blocking=False,
+                attachMoving=parameters.attachMoving, replaceEdited=replaceEdited, preview=onFinished is None,
+                blocking=False,
                 onProgress=self.showProgress, onFinished=finished, onError=self.showError,
                 **vars(settingsOf(parameters)), **outputs)
+            if parameters.keepTemporaryFiles:
+                self.log(_("Temporary files are in '{folder}'.").format(folder=self.logic.job.folder))
         except InputError as error:
             self.refuse(error)
         except (OSError, RuntimeError) as error:
@@ -280,41 +295,58 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onFollow(self):
         """Send the slider's lambda if the result does not show it yet."""
         if self._hasNewLambda():
+            if not self.logic.isBusy():
+                self.watch(_("Changing lambda"))
             self._changeLambda(lambdaOf(self.parameters), preview=True)
 
     def _changeLambda(self, value, preview):
         self._followed = value
-        if not self.logic.isBusy():
-            self.watch(_("Changing lambda"))
         self.logic.changeRegularization(value, preview, blocking=False, onProgress=self.showProgress,
                                         onFinished=self._onFinished, onError=self.showError)
         self.updateButtons()
 
+    def _addDetails(self):
+        """Go on in full from the preview that is shown."""
+        started = self._started
+        self.watch(_("Finest details"), whenCancelled=_("Cancelled; what is shown lacks the finest details."))
+        self._started = started
+        self._changeLambda(self.logic.job.settings.regularization, preview=False)
+
     def _onFinished(self, outputs):
-        self.deviceSection.look()
-        parameters = self.settings()
-        job = self.logic.job
-        if not self.logic.isBusy():
+        parameters, job = self.settings(), self.logic.job
+        isNewest = not self.logic.isBusy()
+        if isNewest:
             self._followed = job.settings.regularization
-        if _isAbout(job, parameters):  # not of a pair that was chosen before the work was done
+        isShown = _isAbout(job, parameters)  # not of a pair that was chosen before the work was done
+        if isShown:
             with slicer.util.NodeModify(parameters.parameterNode):
                 output_nodes.take(parameters, outputs)
-        message = _("Registered in {seconds:.1f} s with the {model} model on {device}.").format(
-            seconds=job.seconds, model=job.provenance.get("model", ""),
-            device=job.provenance.get("device", "").replace("cpu", _("the CPU")))
+        self._tell(job)
+        if isShown and self.parameters is not None:
+            self.reviewSection.showResult()
+        if self._hasNewLambda():
+            self._followTimer.start()  # it was moved while there was no result to follow it
+        elif isNewest and job.preview and self.logic.canChangeRegularization():
+            self._addDetails()
+        elif isNewest:
+            self.deviceSection.look()
+            self.logic.check(self._onDoubt)
+
+    def _tell(self, job):
+        """Say what has been done."""
+        if job.preview:
+            message = _("First look after {seconds:.1f} s; the finest details follow.")
+        else:
+            message = _("Registered in {seconds:.1f} s with the {model} model on {device}.")
+        message = message.format(seconds=job.seconds, model=job.provenance.get("model", ""),
+                                 device=job.provenance.get("device", "").replace("cpu", _("the CPU")))
         self.showStatus(" ".join(filter(None, (message, job.note))))
+        if job.preview:
+            return
         self.log(job.reason)
         if job.provenance.get("one_head"):
             self.log(_("Both scans show one head: its rigid motion was found on the images themselves, and the warp "
                        "bends only smoothly."))
-        if not job.preview and not self.logic.isBusy():
-            self.logic.check(self._onDoubt)
-        if self.parameters is not None and _isAbout(job, parameters):
-            self.reviewSection.showResult()
-            if job.preview and not self.logic.isBusy() and not self._hasNewLambda():
-                self._changeLambda(job.settings.regularization, preview=False)  # the slider rests: now in full
-            if self._hasNewLambda():
-                self._followTimer.start()  # it was moved while there was no result to follow it
 
     def _onDoubt(self):
         self.warn(_("The two images do not look alike where this result puts them: look at it closely, and give an "

@@ -206,9 +206,9 @@ def copyWindow(source, target):
         target.GetDisplayNode().SetAndObserveColorNodeID(display.GetColorNodeID())
 
 
-def isResult(transformNode):
-    """Whether a transform was found by this module."""
-    return bool(transformNode.GetAttribute(ATTRIBUTE + "lambda"))
+def isResult(node):
+    """Whether a transform, volume or segmentation is the result of a registration."""
+    return bool(node.GetAttribute(ATTRIBUTE + "lambda"))
 
 
 def parents(node, ownCounts=False):
@@ -308,7 +308,9 @@ def subjectHierarchyFolder(name, nodes, values):
             folder = parent
     if not folder:
         folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
-        hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", "1")
+    elif hierarchy.GetItemName(folder) == hierarchy.GetItemAttribute(folder, ATTRIBUTE + "folder"):
+        hierarchy.SetItemName(folder, name)  # of another pair now, and named by nobody else
+    hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", name)
     for key, value in values.items():
         hierarchy.SetItemAttribute(folder, ATTRIBUTE + key, str(value))
     for item in items:

@@ -17,6 +17,7 @@ from . import scene
 BINARY = "Binary labelmap"
 MADE = scene.ATTRIBUTE + "made"  # attribute: what a segmentation held when this module made it
 KEPT = _("'{name}' was changed by hand and is kept as it is.")
+NAMED = 3  # of the segments that are lost
 
 
 class Layer:
@@ -43,8 +44,11 @@ def layersOf(node, referenceVolume):
             empty += segments
         else:
             array, matrix = _arrayOf(image)
+            held = _labelsIn(array)
+            drawn = [one for one in segments if one[1].GetLabelValue() in held]
+            empty += [one for one in segments if one not in drawn]
             # copies: a segmentation that goes away takes its segments out of the image they share
-            layers.append(Layer(array.copy(), parent @ matrix, segments))
+            layers.append(Layer(array.copy(), parent @ matrix, drawn))
     return layers, empty
 
 
@@ -71,6 +75,20 @@ def fill(node, warped, empty, fixedNode):
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     markMade(node)
+
+
+def lossNote(warped):
+    """One sentence on segments of which nothing is left, or an empty string; ``warped`` as for :func:`fill`."""
+    lost = []
+    for array, segments in warped:
+        held = _labelsIn(array)
+        lost += [segment.GetName() or identifier for identifier, segment in segments
+                 if segment.GetLabelValue() not in held]
+    if not lost:
+        return ""
+    names = ", ".join(lost[:NAMED]) + (", ..." if len(lost) > NAMED else "")
+    return _("Nothing is left of {number} segments ({names}): they lie outside the fixed volume, or are smaller than "
+             "its voxels.").format(number=len(lost), names=names)
 
 
 def markMade(node):
@@ -190,6 +208,11 @@ def _arrayOf(image):
     shift[:3, 3] = image.GetExtent()[::2]
     array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
     return array, scene.toArray(matrix) @ shift
+
+
+def _labelsIn(array):
+    """Label values that an array holds; ``np.unique`` would sort all voxels."""
+    return set(np.flatnonzero(np.bincount(array.ravel().clip(0).astype(np.int64))).tolist())
 
 
 def _orientedImage(array, volumeNode):

@@ -87,7 +87,7 @@ class Model:
 
     def register(self, moving: sitk.Image, fixed: sitk.Image, transform: str = "joint", regularization: float = 0.5,
                  steps: int = 7, extent: int = 256, initial: np.ndarray | None = None, mid_space: bool = False,
-                 refine: int | None = None, progress: Progress | None = None) -> Registration:
+                 refine: int | None = None, progress: Progress | None = None, preview: bool = False) -> Registration:
         """Bring ``moving`` onto ``fixed``.
 
         Args:
@@ -101,12 +101,14 @@ class Model:
             refine: iterations of instance optimisation; None takes the model's default. With 0 the networks' word
                 stands; otherwise two scans of one head are first aligned rigidly on the images (:mod:`.polish`).
             progress: called with the name of a stage and the fraction of all work done before it.
+            preview: leave out the finest level of the refinement, and what keeps a detailed warp from folding;
+                :meth:`Registration.with_regularization` with the same lambda goes on from there.
 
         Raises:
             ImageError: an image cannot be registered. UsageError: an option makes no sense. DeviceError: the device
             ran out of memory and nothing smaller could be tried.
         """
-        options = Options(transform, regularization, steps, extent, refine)
+        options = Options(transform, regularization, steps, extent, refine, preview)
         options.check()
         images.check_image(moving, "moving image")
         images.check_image(fixed, "fixed image")
@@ -195,7 +197,7 @@ class Model:
             stages.start("refinement", 0.5)
             result.mid = result.refinement.run(stages.inner, options.preview)
             if not options.preview:
-                result.refinement = None  # it keeps what it began with
+                result.refinement = None  # done, and it keeps what it began with
         assert result.mid is not None
         result.net_affine = result.mid.affine
         return result.finish(stages)
@@ -231,7 +233,7 @@ class Registration:
     inputs: Inputs = field(repr=False)
     start: MidSpace | None = field(default=None, repr=False)  # the mid-space before any velocity
     mid: MidSpace | None = field(default=None, repr=False)
-    refinement: Refinement | None = field(default=None, repr=False)
+    refinement: Refinement | None = field(default=None, repr=False)  # what a preview has left to do
     net_affine: Tensor | None = field(default=None, repr=False)
     fixed_to_moving: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
     moving_to_fixed: sitk.Transform = field(default=None, repr=False)  # type: ignore[assignment]
@@ -321,8 +323,7 @@ class Registration:
                             ) -> Registration:
         """The same registration with another lambda; reuses the affine part and the images in network space.
 
-        A ``preview`` leaves out the finest level of the refinement, and what keeps a detailed warp from folding. The
-        same lambda in full goes on from there.
+        The lambda of a ``preview`` (see :meth:`Model.register`) in full goes on from there.
         """
         options = dataclasses.replace(self.options, regularization=regularization, preview=preview)
         options.check()
@@ -359,7 +360,7 @@ class Registration:
         """Model, checksum, device, options and seconds per stage, ready for JSON."""
         return {"model": self.model.name, "checksum": self.model.checksum, "device": str(self.model.device),
                 "precision": self.model.precision,
-                **dataclasses.asdict(self.options), "one_head": self.one_head,
+                **dataclasses.asdict(self.options), "preview": self.refinement is not None, "one_head": self.one_head,
                 "notes": self.notes, "seconds": {k: round(v, 3) for k, v in self.seconds.items()}}
 
     def measures(self, moving_labels: sitk.Image | None = None, fixed_labels: sitk.Image | None = None

@@ -298,7 +298,6 @@ class Worker:
         report("writing results", 0.9)
         answer: Message = {"provenance": registration.provenance(), "note": " ".join(registration.notes),
                            "reason": registration.model.reason,
-                           "refines": bool(registration.iterations),
                            "fixed_to_moving": describe_transform(registration.fixed_to_moving, folder / "forward.npy"),
                            "moving_to_fixed": describe_transform(registration.moving_to_fixed, folder / "inverse.npy")}
         if outputs.get("moved"):

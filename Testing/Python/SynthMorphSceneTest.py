@@ -217,6 +217,9 @@ class SynthMorphSceneTest(EmptyScene):
             warped.append((sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(),
                                                                 sitk.sitkNearestNeighbor)), layer.segments))
         segments.fill(target, warped, empty, moving)
+        self.assertEqual([identifier for identifier, _ in empty], ["empty"])
+        self.assertEqual(segments.lossNote(warped), "")
+        self.assertIn("3 segments (Segment large, Segment", segments.lossNote([(a * 0, s) for a, s in warped]))
         self.assertEqual(set(target.GetSegmentation().GetSegmentIDs()), {"large", "inside", "apart", "empty"})
         for identifier in ("large", "inside", "apart"):
             np.testing.assert_array_equal(

@@ -155,13 +155,20 @@ def test_every_larger_lambda_is_smoother(result):
 
 
 def test_a_lambda_in_full_goes_on_from_its_preview(compact, brains, monkeypatch):
-    result = compact.register(*brains, refine=10)
-    preview, other = (result.with_regularization(value, preview=True) for value in (0.3, 0.7))
-    whole = [one.with_regularization(0.3).mid.velocity for one in (result, other)]
+    first = compact.register(*brains, regularization=0.3, refine=10, preview=True)
+    preview, other = (first.with_regularization(value, preview=True) for value in (0.3, 0.7))
+    whole = [compact.register(*brains, regularization=0.3, refine=10), other.with_regularization(0.3)]
     monkeypatch.setattr(compact.networks, "velocity", None)  # a preview has what is needed of it
-    whole.append(preview.with_regularization(0.3).mid.velocity)
-    assert torch.equal(whole[0], whole[1]) and torch.equal(whole[0], whole[2])
-    assert not torch.equal(whole[0], preview.mid.velocity)
+    whole += [one.with_regularization(0.3) for one in (first, preview)]
+    assert all(torch.equal(whole[0].mid.velocity, one.mid.velocity) for one in whole[1:])
+    assert torch.equal(first.mid.velocity, preview.mid.velocity)
+    assert not torch.equal(whole[0].mid.velocity, preview.mid.velocity)
+    assert [one.provenance()["preview"] for one in (*whole, first, preview)] == 4 * [False] + 2 * [True]
+
+
+def test_what_is_not_refined_is_no_preview(compact, brains):
+    for options in ({"transform": "affine"}, {"refine": 0}):
+        assert not compact.register(*brains, preview=True, **options).provenance()["preview"]
 
 
 def test_no_voxel_folds(compact, brains):

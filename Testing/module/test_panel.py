@@ -160,23 +160,23 @@ def test_devices_are_listed_and_a_missing_one_stays_chosen(host, panel):
     panel.parameters.device = "cuda:7"
     assert panel.ui.deviceComboBox.currentText == "cuda:7 (not found)"
     from SynthMorphSlicerLib.environment import deviceLabel, parseDevice
-    device = parseDevice("0, NVIDIA H200, 140000, 143771")
+    device = parseDevice("0, GPU-8932f937, 140000, 143771, NVIDIA H200")
     assert device["id"] == "cuda:0" and deviceLabel(device) == "GPU 0: NVIDIA H200 (136.7 of 140.4 GB free)"
 
 
 @pytest.mark.parametrize(("visible", "ids", "passed"), [
     (None, ["cuda:0", "cuda:1", "cuda:2"], None), ("2,0", ["cuda:0", "cuda:1"], "0,2"), ("1", ["cuda:0"], "1"),
-    ("", [], ""), ("-1", [], ""), ("GPU-8932f937", [], "GPU-8932f937")])
+    ("", [], ""), ("-1", [], ""), ("GPU-2,GPU-0", ["cuda:0", "cuda:1"], "GPU-2,GPU-0"), ("MIG-1", [], "MIG-1")])
 def test_devices_have_the_numbers_that_the_worker_gives_them(monkeypatch, host, visible, ids, passed):
     from SynthMorphSlicerLib import environment
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = environment.seen([{"id": f"cuda:{n}", "name": f"card {n}"} for n in range(3)])
+    found = environment.seen([{"id": f"cuda:{n}", "uuid": f"GPU-{n}abc", "name": f"card {n}"} for n in range(3)])
     assert [device["id"] for device in found] == ids
     assert environment.workerEnvironment().get("CUDA_VISIBLE_DEVICES") == passed
-    if visible == "2,0":
-        assert [device["name"] for device in found] == ["card 0", "card 2"]
+    order = {"2,0": ["card 0", "card 2"], "GPU-2,GPU-0": ["card 2", "card 0"]}  # numbers are sorted for the worker
+    assert [device["name"] for device in found] == order.get(visible, [device["name"] for device in found])
 
 
 def test_colours_of_maps_come_back_with_a_scene(host, panel, tmp_path):

@@ -203,6 +203,42 @@ def test_lambda_is_previewed_first_and_refined_when_the_slider_rests(host, ready
 
 
 @needsTorch
+@pytest.mark.parametrize("leave", [False, True], ids=["stay", "leave the module"])
+def test_first_result_is_shown_before_its_finest_details(host, module, ready, leave):
+    import slicer
+    ready.ui.refinementSpinBox.value = 8
+    ready.ui.applyButton.click()
+    assert host.wait(lambda: ready.parameters.outputVolume is not None, 60)
+    volume = ready.parameters.outputVolume
+    assert volume.GetAttribute("SynthMorph.preview") == "yes" and ready.ui.applyButton.text == "Cancel"
+    assert compositeNode().GetForegroundVolumeID() == volume.GetID()
+    first = slicer.util.arrayFromVolume(volume).copy()
+    if leave:
+        module.widgetRepresentation().exit()
+    finished(host, ready)
+    if leave:
+        module.widgetRepresentation().enter()
+    assert error(ready) == "" and volume.GetAttribute("SynthMorph.preview") == ""
+    assert len(outputNodes()) == 2 and (slicer.util.arrayFromVolume(volume) != first).any()
+    assert "First look" in ready.ui.logTextEdit.toPlainText()
+
+
+@needsTorch
+def test_cancel_keeps_what_is_shown_and_lambda_then_needs_register(host, ready):
+    ready.ui.refinementSpinBox.value = 8
+    ready.ui.applyButton.click()
+    assert host.wait(lambda: ready.parameters.outputVolume is not None, 60)
+    host.wait(lambda: False, 0.5)
+    ready.ui.applyButton.click()
+    assert not ready.logic.isBusy() and "lacks the finest details" in ready.ui.statusLabel.text
+    assert ready.parameters.outputVolume.GetAttribute("SynthMorph.preview") == "yes"
+    ready.ui.regularizationSlider.value = 0.2
+    assert "Press Register for this lambda" in ready.ui.statusLabel.text and not ready.logic.isBusy()
+    register(host, ready)
+    assert ready.parameters.outputVolume.GetAttribute("SynthMorph.lambda") == "0.2" and len(outputNodes()) == 2
+
+
+@needsTorch
 def test_lambda_that_is_moved_while_there_is_no_result_counts_afterwards(host, ready):
     register(host, ready)
     ready.ui.applyButton.click()
