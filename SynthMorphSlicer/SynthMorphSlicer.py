@@ -76,6 +76,7 @@ class SynthMorphSlicerWidget(ScriptedLoadableModuleWidget):
 
     def onReload(self):
         """Refresh the library's modules in the order of their imports, then the module itself."""
+        self.cleanup()  # with the modules that know what is to be put back
         importlib.reload(SynthMorphSlicerLib)
         for name in ("synthmorph_torch.protocol", *(f"SynthMorphSlicerLib.{m}" for m in SynthMorphSlicerLib.MODULES)):
             if name in sys.modules:

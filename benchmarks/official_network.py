@@ -1,14 +1,15 @@
 """Time and memory of one joint registration with networks of the official size and random weights.
 
-    python benchmarks/official_network.py [--extents 192 256] [--weights FOLDER] [--threads N]
+    python benchmarks/official_network.py [--extents 192 256] [--weights FOLDER] [--threads N] [--tensorflow PYTHON]
     python benchmarks/official_network.py --device cuda [--precisions full fast half] [--extents 192 256]
 
 Prints a Markdown table. Every measurement has a process of its own: it loads the detector, bakes the hypernetwork for
-one lambda, and computes the dense fields of both directions on the full grid from two images in network space, as
-the TensorFlow reference did for the figures it is compared with. "Network" is the wall time between images and fields.
-On the CPU, CPU-seconds and peak memory are those of the whole process. On a GPU, the network runs three times, of which
-the first and the last are shown, peak memory is what PyTorch had allocated and what it had reserved, and TFLOP/s counts
-the multiplications and additions of the deformable network's convolutions alone.
+one lambda, and computes the dense fields of both directions on the full grid from two images in network space.
+"Network" is the wall time between images and fields. On the CPU, CPU-seconds and peak memory are those of the whole
+process, beside those of the same layers in TensorFlow (``tensorflow_network.py``) where a Python that has it is named.
+On a GPU, the network runs three times, of which the first and the last are shown, peak memory is what PyTorch had
+allocated and what it had reserved, and TFLOP/s counts the multiplications and additions of the deformable network's
+convolutions alone.
 """
 from __future__ import annotations
 
@@ -27,13 +28,13 @@ sys.path[:0] = [str(ROOT / "SynthMorphSlicer"), str(ROOT / "benchmarks")]
 
 from peers.machine import processor  # noqa: E402
 
-REFERENCE = {192: (178, 10.6), 256: (404, 15.3)}  # CPU-seconds and GiB of TensorFlow 2.15
-
 
 def measure(extent: int, folder: Path, threads: int) -> dict[str, float]:
     """One registration in this process, on the CPU."""
     import torch
+    from synthmorph_torch import process
 
+    process.prepare()
     if threads:
         torch.set_num_threads(threads)
     start = time.perf_counter()
@@ -129,18 +130,13 @@ def peak_bytes() -> int:
 
 def table(results: list[dict[str, float]]) -> str:
     """Markdown."""
-    lines = [
-        "| extent | baking, s | affine, s | whole network, s | total, s | CPU-seconds | peak, GiB | "
-        "TensorFlow, CPU-seconds | TensorFlow, GiB |",
-        "| --- " * 9 + "|",
-    ]
+    lines = ["| extent | baking, s | affine, s | whole network, s | total, s | CPU-seconds | peak, GiB | "
+             "TensorFlow, CPU-seconds | TensorFlow, GiB | CPU-seconds, ratio | memory, ratio |", "| --- " * 11 + "|"]
     for r in results:
-        cpu, memory = REFERENCE.get(int(r["extent"]), (float("nan"),) * 2)
-        peak = r["peak"] / 2**30
-        lines.append(
-            f"| {r['extent']} | {r['bake']:.0f} | {r['affine']:.1f} | {r['network']:.0f} | {r['total']:.0f} | "
-            f"{r['cpu']:.0f} ({r['cpu'] / cpu:.0%}) | {peak:.1f} ({peak / memory:.0%}) | {cpu} | {memory} |"
-        )
+        lines.append(f"| {r['extent']} | {r['bake']:.0f} | {r['affine']:.1f} | {r['network']:.0f} | {r['total']:.0f} | "
+                     f"{r['cpu']:.0f} | {r['peak'] / 2**30:.1f} | " + (
+                         f"{r['other_cpu']:.0f} | {r['other_peak'] / 2**30:.1f} | {r['cpu'] / r['other_cpu']:.2f} | "
+                         f"{r['peak'] / r['other_peak']:.2f} |" if "other_cpu" in r else "– | – | – | – |"))
     return "\n".join(lines)
 
 
@@ -166,6 +162,7 @@ def main() -> None:
     parser.add_argument("--extents", type=int, nargs="+", default=[192, 256])
     parser.add_argument("--weights", type=Path, help="folder with weights by make_official_size_weights.py")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves the choice to PyTorch")
+    parser.add_argument("--tensorflow", metavar="PYTHON", help="on a CPU: a Python with TensorFlow to compare with")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--precisions", nargs="+", default=["full", "fast", "half"], help="on a GPU")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
@@ -188,6 +185,11 @@ def main() -> None:
                        "--threads", str(options.threads), "--device", options.device, "--precisions", precision]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results.append(json.loads(done.stdout))
+            if options.tensorflow and on_cpu:
+                command = [options.tensorflow, str(Path(__file__).with_name("tensorflow_network.py")), str(extent),
+                           str(options.threads)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                results[-1].update({f"other_{k}": v for k, v in json.loads(done.stdout.splitlines()[-1]).items()})
     what = "Joint registration, official size, random weights, lambda 0.5."
     print(f"{what} {machine(results[0]['threads']) if on_cpu else results[0]['name']}\n")
     print(table(results) if on_cpu else gpu_table(results))

@@ -64,8 +64,13 @@ def _modelsFolder(folder):
 
 
 def slicerPython():
-    """Slicer's own Python as a program."""
-    return shutil.which("PythonSlicer") or sys.executable
+    """Slicer's own Python as a program.
+
+    PythonSlicer is a launcher, of which it is not known that it hands standard input on in Windows. What it launches is
+    what Slicer runs Python programs of its own with, in an environment like this process's.
+    """
+    real = shutil.which("python-real") if os.name == "nt" else None
+    return real or shutil.which("PythonSlicer") or sys.executable
 
 
 def workerCommand():

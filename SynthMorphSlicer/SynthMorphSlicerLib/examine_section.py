@@ -11,6 +11,8 @@ from .job import InputError
 STATUS = {"ok": _("ok"), "look": _("look"), "bad": _("out of tolerance"), "": ""}
 NAME_WIDTH = 150  # of the column with the names of measures, pixels
 WORDS = {"good": (_("Good"), "ok"), "look closely": (_("Look closely"), "look"), "failed": (_("Failed"), "bad")}
+# Slicer's own connection of a parameter with an edit takes the cursor to the end at every key (Slicer issue 8620)
+EDITS = {"initialsLineEdit": "initials", "commentLineEdit": "signComment"}
 BUTTONS = ("examine", "copyExamined", "saveExamined", "previousSpot", "nextSpot", "accept", "reject", "report")
 
 
@@ -24,6 +26,8 @@ class ExamineSection:
             button = getattr(ui, f"{name}Button")
             button.connect("clicked(bool)", getattr(self, f"on{name[0].upper()}{name[1:]}"))
             self.toolTips[name] = button.toolTip = shortcuts.withKey(name, button.toolTip)
+        for name, member in EDITS.items():
+            getattr(ui, name).connect("textChanged(QString)", lambda text, member=member: self._onTyped(member, text))
         ui.spotsTable.connect("cellClicked(int,int)", self.onSpot)
         ui.regionSegmentComboBox.connect("currentIndexChanged(int)", self._onSegmentChosen)
         self._show()
@@ -46,6 +50,14 @@ class ExamineSection:
             button.toolTip = why or self.toolTips[name]
         self.ui.signatureLabel.text = "" if problem else signing.describe(what.transform, what.fixed)
         self._listSegments(parameters)
+        for name, member in EDITS.items():
+            edit, text = getattr(self.ui, name), getattr(parameters, member) if parameters is not None else ""
+            if edit.text != text:
+                edit.text = text
+
+    def _onTyped(self, member, text):
+        if self.panel.parameters is not None:
+            setattr(self.panel.parameters, member, text)
 
     def forget(self):
         """The scene is going away."""

@@ -14,7 +14,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from . import scene
 
-BINARY = "Binary labelmap"
+BINARY, SURFACE = "Binary labelmap", "Closed surface"
 MADE = scene.ATTRIBUTE + "made"  # attribute: what a segmentation held when this module made it
 KEPT = _("'{name}' was changed by hand and is kept as it is.")
 NAMED = 3  # of the segments that are lost
@@ -63,6 +63,7 @@ def fill(node, warped, empty, fixedNode):
     node.SetReferenceImageGeometryParameterFromVolumeNode(fixedNode)
     node.SetAndObserveTransformNodeID(fixedNode.GetTransformNodeID())
     segmentation = node.GetSegmentation()
+    isIn3D = segmentation.ContainsRepresentation(SURFACE)
     with slicer.util.NodeModify(node):
         segmentation.RemoveAllSegments()
         segmentation.SetSourceRepresentationName(BINARY)  # a chosen node may have held surfaces, which cannot be edited
@@ -72,6 +73,8 @@ def fill(node, warped, empty, fixedNode):
                 _add(segmentation, identifier, source, image)
         for identifier, source in empty:
             _add(segmentation, identifier, source, slicer.vtkOrientedImageData())
+    if isIn3D:
+        node.CreateClosedSurfaceRepresentation()
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
     markMade(node)

@@ -24,6 +24,7 @@ class Shortcuts:
         for name, key in KEYS.items():
             shortcut = qt.QShortcut(parent)
             shortcut.setKey(qt.QKeySequence(key))
+            shortcut.setContext(qt.Qt.ApplicationShortcut)  # views may lie in windows of their own
             shortcut.connect("activated()", getattr(self.ui, f"{name}Button").click)
             self._installed.append(shortcut)
 

@@ -19,6 +19,7 @@ from synthmorph_torch import protocol
 
 LOG_LINES = 200  # of the worker's standard error, kept for the details of an error
 LAST_WORDS_SECONDS = 1.0
+SILENT_SECONDS = 60.0  # after which a process that has never answered will not do so any more
 _CREATE_NO_WINDOW = 0x08000000  # Windows: no console flashes up
 
 
@@ -45,6 +46,7 @@ class WorkerClient:
         self._pending = {}
         self._nextID = 0
         self._log = collections.deque(maxlen=LOG_LINES)
+        self._silentSince = None  # when a process was started that has not yet answered
 
     def isBusy(self):
         """True while work is under way; a mere inquiry does not count."""
@@ -91,14 +93,18 @@ class WorkerClient:
             try:
                 process, message = self._messages.get_nowait()
             except queue.Empty:
-                return delivered
+                break
             delivered = True
             if process is not self._process:
                 continue  # of a process that was ended meanwhile
+            self._silentSince = None
             if message is None:
                 self._processEnded()
             else:
                 self._deliver(message)
+        if self._silentSince is not None and time.monotonic() - self._silentSince > SILENT_SECONDS:
+            self._giveUp()
+        return delivered
 
     def wait(self, seconds=None):
         """Poll until every request is answered; for scripts.  Returns False if the time ran out."""
@@ -114,6 +120,7 @@ class WorkerClient:
         """End the process tree at once; pending requests are forgotten without a callback."""
         self._pending.clear()
         process, self._process = self._process, None
+        self._silentSince = None
         if process is not None:
             endTree(process)
 
@@ -123,6 +130,7 @@ class WorkerClient:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          stderr=subprocess.PIPE,
                                          env=self._environment() if self._environment else None, **processOptions())
+        self._silentSince = time.monotonic()
         logging.debug("SynthMorph worker started: %s", command)
         log = threading.Thread(target=self._readLog, args=(self._process,), daemon=True)
         log.start()
@@ -147,7 +155,7 @@ class WorkerClient:
 
     def _deliver(self, message):
         request = self._pending.get(message["id"])
-        if request is None:
+        if request is None or message["event"] == "received":
             return
         if message["event"] == "progress":
             if request.onProgress:
@@ -163,10 +171,21 @@ class WorkerClient:
         """The process is gone although nobody asked it to go: every pending request fails with one sentence."""
         code = self._process.returncode
         self._process = None
+        self._fail("crash", _whyEnded(code, self.log()))
+
+    def _giveUp(self):
+        """What was started takes no requests: a launcher that does not hand them on, or no Python at all."""
+        pending, self._pending = self._pending, {}
+        self.cancel()
+        self._pending = pending
+        self._fail("start", _("The registration worker does not answer: choose another Python in the Setup section."))
+
+    def _fail(self, kind, sentence):
+        """Every pending request fails with one sentence."""
         pending, self._pending = self._pending, {}
         for request in pending.values():
             if request.onError:
-                request.onError({"kind": "crash", "message": _whyEnded(code, self.log()), "details": self.log()})
+                request.onError({"kind": kind, "message": sentence, "details": self.log()})
 
 
 def _whyEnded(code, log):

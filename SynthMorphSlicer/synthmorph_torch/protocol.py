@@ -38,6 +38,7 @@ registration's own), the label maps ``moving_labels`` and ``fixed_labels`` with 
 
 Every answer holds the request's ``id`` and an ``event``:
 
+* ``received``: the request has come; the first answer to every request.
 * ``progress``: ``stage``, ``fraction`` (0 to 1) and ``message``.
 * ``result``: what the command gives.
 * ``superseded``: a newer request took its place.

@@ -346,7 +346,9 @@ def _listen(stream: TextIO, worker: Worker) -> None:
     """Pass requests on as they come; when the stream ends, the other side is gone and so are we."""
     for line in stream:
         if line.strip():
-            worker.requests.put(protocol.decode(line))
+            request = protocol.decode(line)
+            worker.write({"id": request["id"], "event": "received"})
+            worker.requests.put(request)
     os._exit(0)
 
 

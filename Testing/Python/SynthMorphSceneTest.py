@@ -269,6 +269,25 @@ class SynthMorphSceneTest(EmptyScene):
         self.assertEqual(target.GetSegmentation().GetSegmentIDs(), ("cube", "empty"))
         np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(target, "cube", fixed), array)
 
+    def test_surfacesAreThereAgain(self):
+        """Who has pressed Show 3D sees the new segments in 3D, too."""
+        factory = slicer.vtkSegmentationConverterFactory.GetInstance()
+        rule = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule()  # Slicer knows it, a bare scene does not
+        factory.RegisterConverterRule(rule)
+        fixed = volume(LEFT_HANDED, (30, 40, 50), "fixed")
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "node")
+        for shown in (False, True):
+            array = np.zeros((30, 40, 50), np.uint8)
+            array[10:20, 10:20, 10:20 + 5 * shown] = 1
+            segment = slicer.vtkSegment()
+            segment.SetLabelValue(1)
+            segments.fill(node, [(array, [("cube", segment)])], [], fixed)
+            self.assertEqual(node.GetSegmentation().ContainsRepresentation(segments.SURFACE), shown)
+            if not shown:
+                self.assertTrue(node.CreateClosedSurfaceRepresentation())
+        surface = node.GetSegmentation().GetSegment("cube").GetRepresentation(segments.SURFACE)
+        self.assertGreater(surface.GetNumberOfPoints(), 100)
+
     def test_carriedFromUnderANonLinearParent(self):
         """Points can bear a bend: markups and models are taken from where they are seen, through every parent."""
         field, matrix = smoothField()

@@ -8,7 +8,6 @@ given those habits in a subclass of the same name; the widgets themselves stay P
 
 import enum
 import functools
-import re
 import sys
 import types
 
@@ -84,20 +83,20 @@ class Accent:
         self.deleteLater()
 
 
-def _signalName(signature):
-    match = re.match(r"\w+", signature)
-    if not match:
-        raise ValueError(f"not a signal: {signature!r}")
-    return match.group()
+def _signal(sender, signature):
+    """A signal by its exact signature; types of VTK are unknown to PySide, so those are not looked at."""
+    if "vtk" not in signature and sender.staticMetaObject.indexOfSignal(signature) < 0:
+        raise ValueError(f"{type(sender).__name__} has no signal {signature!r}")
+    return getattr(sender, signature.partition("(")[0])
 
 
 def _connect(sender, signal, slot):
-    getattr(sender, _signalName(signal)).connect(slot)
+    _signal(sender, signal).connect(slot)
     return True
 
 
 def _disconnect(sender, signal, slot):
-    getattr(sender, _signalName(signal)).disconnect(slot)
+    _signal(sender, signal).disconnect(slot)
     return True
 
 

@@ -64,6 +64,18 @@ def test_self_test_of_the_module(module, name):
 
 
 @needsTorch
+def test_self_test_leaves_an_open_module_open(module):
+    """As the developer's button Reload and Test runs it."""
+    import SynthMorphSlicer
+    widget = module.widgetRepresentation()
+    widget.enter()
+    result = unittest.TestResult()
+    SynthMorphSlicer.SynthMorphSlicerTest("test_panel").run(result)
+    assert result.wasSuccessful() and widget.self().panel.parameters is not None
+    widget.exit()
+
+
+@needsTorch
 @pytest.mark.parametrize("case", ["oblique and anisotropic", "left-handed"])
 def test_any_geometry_finds_the_same_place(logic, case):
     """The bright spot of the moving head lands on that of the fixed one, however the voxels are stored."""

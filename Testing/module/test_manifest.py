@@ -99,7 +99,7 @@ def test_ui_hands_the_scene_to_every_selector_and_names_real_parameters():
     source = (MODULE / "SynthMorphSlicerLib/parameters.py").read_text()
     members = set(re.findall(r"^    (\w+): ", source, re.MULTILINE))
     assert bound <= members and members - bound == {"carriedLabels", "carriedPoints", "device", "reviewSegment",
-                                                    "atlases", "movingItems"}
+                                                    "initials", "signComment", "atlases", "movingItems"}
     assert len(names) == len(set(names))  # the panel has them in one place
 
 

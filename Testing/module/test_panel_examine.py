@@ -112,7 +112,12 @@ def test_signature_needs_initials_and_knows_its_result(examined):
     ui.initialsLineEdit.text = ""
     ui.acceptButton.click()
     assert "initials" in error(examined) and not signing.signatures(transform)
-    ui.initialsLineEdit.text = "AB"
+    ui.initialsLineEdit.text = "A"
+    ui.initialsLineEdit.cursorPosition = 0
+    ui.initialsLineEdit.insert("C")
+    assert ui.initialsLineEdit.cursorPosition == 1 and examined.parameters.initials == "CA"
+    examined.parameters.initials = "AB"
+    assert ui.initialsLineEdit.text == "AB"
     ui.commentLineEdit.text = 'fine; "but": look'
     ui.acceptButton.click()
     assert ui.signatureLabel.text.startswith("Accepted by AB") and ui.signatureLabel.text.endswith('"but": look')

@@ -308,6 +308,14 @@ def test_another_python_by_setting_and_by_variable(host, panel, monkeypatch):
     assert environment.workerCommand()[0] == sys.executable
 
 
+def test_windows_runs_the_python_behind_the_launcher(host, monkeypatch):
+    from SynthMorphSlicerLib import environment
+    monkeypatch.setattr(environment.shutil, "which", lambda name: f"/bin/{name}")
+    assert environment.slicerPython() == "/bin/PythonSlicer"
+    monkeypatch.setattr(environment.os, "name", "nt")
+    assert environment.slicerPython() == "/bin/python-real"
+
+
 @needsTorch
 def test_release_ends_the_worker(host, panel):
     panel.ui.setupCollapsibleButton.collapsed = False

@@ -164,6 +164,28 @@ def test_kill_and_crash_become_one_sentence(makeClient, images):
     assert answers.errors[0]["message"].startswith("The registration process crashed (signal 6)")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="plays a process that takes no requests with a Unix program")
+def test_a_process_that_never_answers_is_given_up(makeClient, monkeypatch):
+    from SynthMorphSlicerLib import worker_client
+    monkeypatch.setattr(worker_client, "SILENT_SECONDS", 0.3)
+    client, answers = makeClient(["sleep", "600"]), Answers()
+    answers.send(client, command="probe")
+    process = client.processID()
+    assert client.wait(10) and "does not answer" in answers.errors[0]["message"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_a_long_job_is_not_taken_for_silence(makeClient, images, monkeypatch):
+    from SynthMorphSlicerLib import worker_client
+    client, answers = makeClient(strangeWorker("slow")), Answers()
+    answers.send(client, **registration(images))
+    while not answers.stages:
+        client.poll()
+    monkeypatch.setattr(worker_client, "SILENT_SECONDS", 0.0)
+    assert client.wait(120) and answers.results and not answers.errors
+
+
 @pytest.mark.skipif(os.name == "nt", reason="plays the launcher with a shell")
 def test_crash_behind_a_launcher_becomes_one_sentence(makeClient, images):
     """PythonSlicer says that its child has crashed, and ends with code 1 whatever the child's was."""
