@@ -2,10 +2,10 @@
 
     python tensorflow_network.py EXTENT THREADS
 
-Runs in a Python that has TensorFlow, and needs nothing else. Prints CPU-seconds and peak memory of its process as JSON:
-two feature detectors on every second voxel of an image, and both input orders of the deformable network, in graph mode
-and without gradients, like mri_synthmorph. The hypernetwork, the affine fit and the fields, which take next to nothing
-of its time, are left out.
+Runs in a Python that has TensorFlow 2.16 or newer, and needs nothing else. Prints CPU-seconds and peak memory of its
+process as JSON: two feature detectors on every second voxel of an image, and both input orders of the deformable
+network, in graph mode and without gradients, like mri_synthmorph. The hypernetwork, the affine fit and the fields,
+which take next to nothing of its time, are left out.
 """
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class DeviceProbe:
             self._thread.start()
 
     def devices(self):
-        """List of dictionaries with ``id``, ``name``, ``free`` and ``total`` (bytes); None until known."""
+        """List of dictionaries with ``id``, ``uuid``, ``name``, ``free`` and ``total`` (bytes); None until known."""
         return self._devices
 
     def _look(self):
@@ -164,12 +164,25 @@ def seen(devices):
     if visible is None:
         return devices
     numbers = _numbers(visible)
-    if numbers is None:  # by names such as GPU-8932f937, which may be cut short; MIG parts can be had as "Automatic"
-        names = [entry.strip() for entry in visible.split(",") if entry.strip()]
-        left = [device for name in names for device in devices if device["uuid"].startswith(name)]
+    if numbers is None:
+        left = _named([entry.strip() for entry in visible.split(",")], devices)
     else:
         left = [device for device in devices if int(device["id"].partition(":")[2]) in numbers]
     return [{**device, "id": f"cuda:{index}"} for index, device in enumerate(left)]
+
+
+def _named(names, devices):
+    """GPUs by names such as GPU-8932f937, which may be cut short; what follows an unclear one does not count.
+
+    Parts of GPUs (MIG) have names of another kind, and can be had as "Automatic".
+    """
+    found = []
+    for name in names:
+        matches = [device for device in devices if name and device["uuid"].startswith(name)]
+        if len(matches) != 1 or matches[0] in found:
+            break
+        found += matches
+    return found
 
 
 def _numbers(visible):

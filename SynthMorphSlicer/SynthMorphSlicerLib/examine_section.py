@@ -43,7 +43,7 @@ class ExamineSection:
         unseen = "" if current else _("Examine the result first.")
         nowhere = unseen or ("" if self._spots() else _("No place stands out."))
         missing = {"examine": problem or busy, "copyExamined": unseen, "saveExamined": unseen, "previousSpot": nowhere,
-                   "nextSpot": nowhere, "accept": problem, "reject": problem, "report": unseen or busy}
+                   "nextSpot": nowhere, "accept": problem or busy, "reject": problem or busy, "report": unseen or busy}
         for name, why in missing.items():
             button = getattr(self.ui, f"{name}Button")
             button.enabled = not why

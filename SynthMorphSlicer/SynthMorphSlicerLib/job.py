@@ -76,5 +76,7 @@ class Job:
     provenance: dict = field(default_factory=dict)
     note: str = ""
     reason: str = ""  # why this model was used
+    goesOn: bool = False  # in full from a preview of the same lambda
+    kept: str = ""  # what was said of a segmentation that was changed by hand
     seconds: float = 0.0
     fingerprint: str = ""  # of the transform as the worker gave it

@@ -83,7 +83,7 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
                 number=json.loads(what.transform.GetAttribute(subject.CORRECTION))["landmarks"]))
         self.ui.landmarksLabel.text = " ".join(filter(None, parts))
         busy = _("Wait until the work under way is done.") if self.panel.logic.isBusy() else ""
-        missing = {"placePair": problem, "correct": sentence or busy,
+        missing = {"placePair": problem or busy, "correct": sentence or busy,
                    "undoCorrection": busy or ("" if self.bench.canUndo() else _("There is no correction to undo."))}
         for name, why in missing.items():
             button = getattr(self.ui, f"{name}Button")

@@ -156,8 +156,9 @@ class RegistrationLogic:
         goesOn = self.job.preview and not preview and regularization == self.job.settings.regularization
         job = replace(self.job, settings=replace(self.job.settings, regularization=regularization),
                       wanted={name: node.GetID() for name, node in self.job.outputs.items()}, outputs={},
-                      carried=dict(self.job.carried), started=self.job.started if goesOn else time.monotonic(),
-                      replaceEdited=False, preview=preview)
+                      carried=dict(self.job.carried), started=time.monotonic(), replaceEdited=False, preview=preview,
+                      goesOn=goesOn, kept=self.job.kept if goesOn else "",
+                      seconds=self.job.seconds if goesOn else 0.0)
         message = {"command": "relambda", "regularization": regularization, "preview": preview,
                    "outputs": self._outputFiles(job)}
         return self._run(job, message, blocking, onProgress, onFinished, onError)
@@ -264,6 +265,7 @@ class RegistrationLogic:
         job.folder = scene.temporaryFolder()
         job.started = time.monotonic()
         job.labelFiles, job.layers, job.empty = [], [], []
+        job.seconds, job.goesOn = 0.0, False
         self.job = job
         fixed, moving = (slicer.mrmlScene.GetNodeByID(i) for i in (job.fixedID, job.movingID))
         if "segmentation" in job.wanted:
@@ -350,7 +352,6 @@ class RegistrationLogic:
         arrays = {key: scene.readArray(answer[key]) for key in ("moved", "jacobian") if key in answer}
         warped = [(scene.readArray(path), layer) for path, layer in zip(answer["labels"], job.layers)]
         self._removeFolder(message["outputs"]["folder"])
-        notes = [answer["note"], segments.lossNote(warped)]
         names = {"transform": _("{moving} to {fixed}"), "volume": _("{moving} on {fixed}"),
                  "jacobian": _("Volume change {moving} to {fixed} (log2 J)"),
                  "segmentation": _("Segments of {moving} on {fixed}")}
@@ -360,13 +361,14 @@ class RegistrationLogic:
                 continue  # nothing was given to carry along
             node = slicer.mrmlScene.GetNodeByID(job.wanted[name]) if job.wanted[name] else None
             if name == "segmentation" and node and not job.replaceEdited and segments.isEdited(node):
-                notes.append(segments.KEPT.format(name=node.GetName()))
+                job.kept = segments.KEPT.format(name=node.GetName())
                 node = None
             nodes[name] = node or slicer.mrmlScene.AddNewNodeByClass(
                 CLASSES[name], names[name].format(moving=moving.GetName(), fixed=fixed.GetName()))
         more = self._fill(nodes, job, forward, arrays, warped, fixed, moving)
         more += self._carryPoints(job, inverse, [slicer.mrmlScene.GetNodeByID(i) for i in job.wanted.values() if i])
-        job.seconds, job.note = time.monotonic() - job.started, " ".join(filter(None, notes))
+        job.note = " ".join(filter(None, (answer["note"], segments.lossNote(warped), job.kept)))
+        job.seconds += time.monotonic() - job.started
         everything = [*nodes.values(), *more]
         values = self._attributes(job, fixed, moving)
         scene.setProvenance(everything, fixed, moving, values)
@@ -390,7 +392,7 @@ class RegistrationLogic:
             if new:
                 scene.copyWindow(moving, nodes["volume"])
         if "segmentation" in nodes:
-            segments.fill(nodes["segmentation"], warped, job.empty, fixed)
+            segments.fill(nodes["segmentation"], warped, job.empty, fixed, in3D=not job.preview)
         return maps.setJacobian(nodes["jacobian"], arrays["jacobian"], fixed) if "jacobian" in nodes else []
 
     def _carryPoints(self, job, inverse, updated):

@@ -27,6 +27,7 @@ from .workbench import Workbench
 POLL_MILLISECONDS = 50
 DOUBLE_CLICK_SECONDS = 0.4  # in which the second click on Register does not mean Cancel
 FOLLOW_MILLISECONDS = 150  # between two lambdas sent to the worker while the slider moves
+CANCELLED, LACKING = _("Cancelled."), _("What is shown lacks the finest details.")
 
 
 class Panel(slicer.util.VTKObservationMixin):
@@ -121,6 +122,7 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def _onSceneStartClose(self, caller, event):
         self.setParameterNode(None)
+        self._followed = None
         for section in self._sections:
             section.forget()
         self.logic.close()
@@ -133,6 +135,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def _onSceneStartImport(self, caller, event):
         # selectors that do not list a node yet would put None in the place of what is being imported
         self.setParameterNode(None)
+        self._followed = None
 
     def _onSceneEndImport(self, caller, event):
         # later, because the node selectors only now begin to list what was imported
@@ -166,9 +169,10 @@ class Panel(slicer.util.VTKObservationMixin):
         """Why Register is not possible now, as one sentence, or an empty string."""
         if self.parameters is None:
             return _("No scene is open.")
+        if self.setupSection.isInstalling():
+            return _("Wait until the installation is done.")
         if not environment.isReady():
-            return (_("PyTorch is being installed.") if self.setupSection.isInstalling() else
-                    _("PyTorch is missing: install it in the Setup section."))
+            return _("PyTorch is missing: install it in the Setup section.")
         parameters = self.parameters
         wanted = {name: ("" if node is True else node.GetID()) for name, node in self.wanted().items()}
         return self.logic.problem(parameters.fixedVolume, parameters.movingVolume, wanted, parameters.initialTransform,
@@ -193,7 +197,7 @@ class Panel(slicer.util.VTKObservationMixin):
             self._followTimer.start()
         elif self._cannotFollow():
             self._followed = lambdaOf(self.parameters)  # said once
-            self.showStatus(_("Press Register for this lambda: the registration is no longer in memory."))
+            self.showStatus(_("Press Register to get this lambda."))
 
     def _chosenPair(self):
         return self.parameters.fixedVolume, self.parameters.movingVolume
@@ -213,11 +217,12 @@ class Panel(slicer.util.VTKObservationMixin):
                 and not isSameLambda(lambdaOf(parameters), self._followed) and _isAbout(self.logic.job, parameters))
 
     def _cannotFollow(self):
-        """True if the slider asks for another lambda than that of the results, which are only there to be looked at."""
-        made = [node for node in self.wanted().values() if node is not True and scene.isResult(node)]
-        return (bool(made) and not self.logic.isBusy() and not self.logic.canChangeRegularization()
+        """True if the slider has been moved away from results that are no longer in the worker's memory."""
+        shown = [scene.lambdaOf(node) for node in self.wanted().values() if node is not True and scene.isResult(node)]
+        asked = lambdaOf(self.parameters)
+        return (bool(shown) and not self._isWorking() and not self.logic.canChangeRegularization()
                 and self.parameters.transformType.deforms()
-                and not isSameLambda(lambdaOf(self.parameters), self._followed))
+                and not isSameLambda(asked, self._followed) and not isSameLambda(asked, shown[0]))
 
     def updateButtons(self):
         """All buttons say what they would do, or what is missing; to be called when work has been started."""
@@ -255,6 +260,7 @@ class Panel(slicer.util.VTKObservationMixin):
           without it, they are shown without the finest details first.
         """
         parameters = self.parameters
+        self._followed = (changes or {}).get("regularization", self._followed)  # there is nothing to follow
         with slicer.util.NodeModify(parameters.parameterNode):
             for name, value in (changes or {}).items():
                 setattr(parameters, name, value)
@@ -273,16 +279,19 @@ class Panel(slicer.util.VTKObservationMixin):
                 parameters.fixedVolume, parameters.movingVolume, carriedLabels=self.ticked("carriedLabels"),
                 carriedPoints=self.ticked("carriedPoints"), initialTransform=parameters.initialTransform,
                 attachMoving=parameters.attachMoving, replaceEdited=replaceEdited, preview=onFinished is None,
-                blocking=False,
-                onProgress=self.showProgress, onFinished=finished, onError=self.showError,
+                blocking=False, onProgress=self.showProgress, onFinished=finished, onError=self.showError,
                 **vars(settingsOf(parameters)), **outputs)
             if parameters.keepTemporaryFiles:
                 self.log(_("Temporary files are in '{folder}'.").format(folder=self.logic.job.folder))
-        except InputError as error:
-            self.refuse(error)
-        except (OSError, RuntimeError) as error:
-            self.showError({"message": scene.noRoom(), "details": str(error)})
+        except (InputError, OSError, RuntimeError) as error:
+            self._cannotStart(error)
         self.updateButtons()
+
+    def _cannotStart(self, error):
+        if isinstance(error, InputError):
+            self.refuse(error)
+        else:
+            self.showError({"message": scene.noRoom(), "details": str(error)})
 
     @staticmethod
     def mayReplace(node):
@@ -297,36 +306,46 @@ class Panel(slicer.util.VTKObservationMixin):
         if self._hasNewLambda():
             if not self.logic.isBusy():
                 self.watch(_("Changing lambda"))
-            self._changeLambda(lambdaOf(self.parameters), preview=True)
+            self._changeLambda(lambdaOf(self.parameters), True, self.showError)
+        elif not self.logic.isBusy():
+            self._addDetails()
 
-    def _changeLambda(self, value, preview):
+    def _changeLambda(self, value, preview, onError):
         self._followed = value
-        self.logic.changeRegularization(value, preview, blocking=False, onProgress=self.showProgress,
-                                        onFinished=self._onFinished, onError=self.showError)
+        try:
+            self.logic.changeRegularization(value, preview, blocking=False, onProgress=self.showProgress,
+                                            onFinished=self._onFinished, onError=onError)
+        except (InputError, OSError) as error:
+            self._cannotStart(error)
         self.updateButtons()
 
     def _addDetails(self):
-        """Go on in full from the preview that is shown."""
+        """Go on in full if what is shown is a preview."""
+        if not (self.logic.canChangeRegularization() and self.logic.job.preview):
+            return
         started = self._started
-        self.watch(_("Finest details"), whenCancelled=_("Cancelled; what is shown lacks the finest details."))
+        self.watch(_("Finest details"), whenCancelled=f"{CANCELLED} {LACKING}")
         self._started = started
-        self._changeLambda(self.logic.job.settings.regularization, preview=False)
+        self._changeLambda(self.logic.job.settings.regularization, False, lambda error: self.showError(
+            {**error, "message": f"{error['message']} {LACKING}"}))
 
     def _onFinished(self, outputs):
         parameters, job = self.settings(), self.logic.job
         isNewest = not self.logic.isBusy()
         if isNewest:
             self._followed = job.settings.regularization
+        elif job.preview:
+            self._whenCancelled = f"{CANCELLED} {LACKING}"
         isShown = _isAbout(job, parameters)  # not of a pair that was chosen before the work was done
         if isShown:
             with slicer.util.NodeModify(parameters.parameterNode):
                 output_nodes.take(parameters, outputs)
         self._tell(job)
         if isShown and self.parameters is not None:
-            self.reviewSection.showResult()
+            self.reviewSection.showResult(job.goesOn)
         if self._hasNewLambda():
             self._followTimer.start()  # it was moved while there was no result to follow it
-        elif isNewest and job.preview and self.logic.canChangeRegularization():
+        elif isNewest and job.preview:
             self._addDetails()
         elif isNewest:
             self.deviceSection.look()

@@ -84,8 +84,11 @@ class ReviewSection(slicer.util.VTKObservationMixin):
         self.ui.surfacesButton.checked = not noTransform and surfaces.areVisible(parameters.outputTransform)
         self.ui.sideBySideButton.checked = self.review.sideBySide.isOn()
 
-    def showResult(self):
-        """A registration has just been finished or changed: show it the way the last one was looked at."""
+    def showResult(self, goesOn=False):
+        """A registration has just been finished or changed: show it the way the last one was looked at.
+
+        :param goesOn: the same result in more detail; the volumes that are shown have changed by themselves.
+        """
         parameters = self.parameters
         if self.ui.measuresButton.checked:
             self.onMeasures(True)
@@ -97,7 +100,7 @@ class ReviewSection(slicer.util.VTKObservationMixin):
             self.show("magnitude")
         elif self._picture in review.MADE and parameters.outputVolume is not None:
             self.show(self._picture)
-        elif self._front() is not None:
+        elif self._front() is not None and not (goesOn and self._picture):
             self.show("overlay")
 
     def show(self, picture):

@@ -211,6 +211,11 @@ def isResult(node):
     return bool(node.GetAttribute(ATTRIBUTE + "lambda"))
 
 
+def lambdaOf(node):
+    """The lambda that a result was made with."""
+    return float(node.GetAttribute(ATTRIBUTE + "lambda"))
+
+
 def parents(node, ownCounts=False):
     """The transforms under which a node lies; results of this module only if ``ownCounts``."""
     found = []
@@ -308,15 +313,28 @@ def subjectHierarchyFolder(name, nodes, values):
             folder = parent
     if not folder:
         folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
-    elif hierarchy.GetItemName(folder) == hierarchy.GetItemAttribute(folder, ATTRIBUTE + "folder"):
-        hierarchy.SetItemName(folder, name)  # of another pair now, and named by nobody else
-    hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", name)
+        hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", name)
+    elif _isNamedByUs(folder) and _children(folder) <= set(items):  # all of it is of another pair now
+        hierarchy.SetItemName(folder, name)
+        hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", name)
     for key, value in values.items():
         hierarchy.SetItemAttribute(folder, ATTRIBUTE + key, str(value))
     for item in items:
         if item:
             hierarchy.SetItemParent(item, folder)
     return folder
+
+
+def _isNamedByUs(folder):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    return hierarchy.GetItemName(folder) == hierarchy.GetItemAttribute(folder, ATTRIBUTE + "folder")
+
+
+def _children(folder):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    found = vtk.vtkIdList()
+    hierarchy.GetItemChildren(folder, found)
+    return {found.GetId(number) for number in range(found.GetNumberOfIds())}
 
 
 def putBeside(node, other):

@@ -16,8 +16,10 @@ from . import scene
 
 BINARY, SURFACE = "Binary labelmap", "Closed surface"
 MADE = scene.ATTRIBUTE + "made"  # attribute: what a segmentation held when this module made it
+IN_3D = scene.ATTRIBUTE + "in3D"  # attribute: the surfaces that there were are still to be made
 KEPT = _("'{name}' was changed by hand and is kept as it is.")
 NAMED = 3  # of the segments that are lost
+COUNTED = 65535  # largest label up to which counting is quicker than sorting
 
 
 class Layer:
@@ -47,23 +49,24 @@ def layersOf(node, referenceVolume):
             held = _labelsIn(array)
             drawn = [one for one in segments if one[1].GetLabelValue() in held]
             empty += [one for one in segments if one not in drawn]
-            # copies: a segmentation that goes away takes its segments out of the image they share
-            layers.append(Layer(array.copy(), parent @ matrix, drawn))
+            if drawn:  # copies: a segmentation that goes away takes its segments out of the image they share
+                layers.append(Layer(array.copy(), parent @ matrix, drawn))
     return layers, empty
 
 
-def fill(node, warped, empty, fixedNode):
+def fill(node, warped, empty, fixedNode, in3D=True):
     """Replace a segmentation node's segments with warped ones, on the fixed volume's grid.
 
     :param warped: list of (array (k, j, i) on the fixed grid, segments) pairs.
     :param empty: (ID, segment) pairs that have no voxels.
+    :param in3D: make surfaces anew if there were any, which takes a while; if not, the next call makes them.
 
     IDs, names, colours, terminology and layers stay as they were; an ID that two inputs share gets a number.
     """
     node.SetReferenceImageGeometryParameterFromVolumeNode(fixedNode)
     node.SetAndObserveTransformNodeID(fixedNode.GetTransformNodeID())
     segmentation = node.GetSegmentation()
-    isIn3D = segmentation.ContainsRepresentation(SURFACE)
+    hadSurfaces = segmentation.ContainsRepresentation(SURFACE) or bool(node.GetAttribute(IN_3D))
     with slicer.util.NodeModify(node):
         segmentation.RemoveAllSegments()
         segmentation.SetSourceRepresentationName(BINARY)  # a chosen node may have held surfaces, which cannot be edited
@@ -73,7 +76,8 @@ def fill(node, warped, empty, fixedNode):
                 _add(segmentation, identifier, source, image)
         for identifier, source in empty:
             _add(segmentation, identifier, source, slicer.vtkOrientedImageData())
-    if isIn3D:
+    node.SetAttribute(IN_3D, "wanted" if hadSurfaces and not in3D else None)
+    if hadSurfaces and in3D:
         node.CreateClosedSurfaceRepresentation()
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
@@ -90,8 +94,8 @@ def lossNote(warped):
     if not lost:
         return ""
     names = ", ".join(lost[:NAMED]) + (", ..." if len(lost) > NAMED else "")
-    return _("Nothing is left of {number} segments ({names}): they lie outside the fixed volume, or are smaller than "
-             "its voxels.").format(number=len(lost), names=names)
+    return _("Nothing is left of {number} segments ({names}): they lie outside the fixed volume, or are too small or "
+             "too thin for its voxels.").format(number=len(lost), names=names)
 
 
 def markMade(node):
@@ -214,7 +218,9 @@ def _arrayOf(image):
 
 
 def _labelsIn(array):
-    """Label values that an array holds; ``np.unique`` would sort all voxels."""
+    """Label values that an array holds."""
+    if array.size and array.max() > COUNTED:
+        return set(np.unique(array).tolist())
     return set(np.flatnonzero(np.bincount(array.ravel().clip(0).astype(np.int64))).tolist())
 
 

@@ -163,10 +163,12 @@ class Workbench:
         self._undo = None
 
     def _writeLayers(self, what, outputs, folder):
-        layers = []
+        layers, self._empty = [], []
         if "segmentation" in outputs:
             for node in what.labels:
-                for layer in segments.layersOf(node, what.moving)[0]:
+                found, empty = segments.layersOf(node, what.moving)
+                self._empty += empty
+                for layer in found:
                     path = scene.writeArray(layer.array, layer.ijkToWorld, Path(folder) / f"layer{len(layers)}.mha")
                     layers.append((path, layer.segments))
         return layers
@@ -179,7 +181,7 @@ class Workbench:
             maps.setJacobian(outputs["jacobian"], scene.readArray(answer["jacobian"]), what.fixed)
         if answer["labels"]:
             warped = [(scene.readArray(path), found) for path, (_file, found) in zip(answer["labels"], self._layers)]
-            segments.fill(outputs["segmentation"], warped, [], what.fixed)
+            segments.fill(outputs["segmentation"], warped, self._empty, what.fixed)
 
     # The worker
 

@@ -337,7 +337,9 @@ class Registration:
                                  refinement=self.refinement if goes_on else None)
             return model._run(again, Stages(progress))
 
-        return self.model._with_less_memory(attempt, options)
+        again = self.model._with_less_memory(attempt, options)
+        again.notes = [*self.notes, *again.notes]  # it still runs elsewhere, or smaller
+        return again
 
     def warp(self, moving: sitk.Image | None = None, interpolation: str = "linear", fill: float = 0.0) -> sitk.Image:
         """An image of the moving space (by default the moving image itself) on the grid of the fixed image."""

@@ -269,6 +269,17 @@ class SynthMorphSceneTest(EmptyScene):
         self.assertEqual(target.GetSegmentation().GetSegmentIDs(), ("cube", "empty"))
         np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(target, "cube", fixed), array)
 
+    def test_folderHasTheNameOfItsPair(self):
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        made = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"result {n}") for n in range(2)]
+        folder = scene.subjectHierarchyFolder("a to b", made, {"lambda": 0.5})
+        for nodes, name, expected in ((made[:1], "c to b", "a to b"), (made, "c to b", "c to b")):
+            self.assertEqual(scene.subjectHierarchyFolder(name, nodes, {}), folder)
+            self.assertEqual(hierarchy.GetItemName(folder), expected)
+        hierarchy.SetItemName(folder, "by hand")
+        scene.subjectHierarchyFolder("d to b", made, {})
+        self.assertEqual(hierarchy.GetItemName(folder), "by hand")
+
     def test_surfacesAreThereAgain(self):
         """Who has pressed Show 3D sees the new segments in 3D, too."""
         factory = slicer.vtkSegmentationConverterFactory.GetInstance()
@@ -276,15 +287,15 @@ class SynthMorphSceneTest(EmptyScene):
         factory.RegisterConverterRule(rule)
         fixed = volume(LEFT_HANDED, (30, 40, 50), "fixed")
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "node")
-        for shown in (False, True):
+        for number, (in3D, there) in enumerate(((True, False), (False, False), (True, True))):
             array = np.zeros((30, 40, 50), np.uint8)
-            array[10:20, 10:20, 10:20 + 5 * shown] = 1
+            array[10:20, 10:20, 10:20 + 5 * number] = 1
             segment = slicer.vtkSegment()
             segment.SetLabelValue(1)
-            segments.fill(node, [(array, [("cube", segment)])], [], fixed)
-            self.assertEqual(node.GetSegmentation().ContainsRepresentation(segments.SURFACE), shown)
-            if not shown:
-                self.assertTrue(node.CreateClosedSurfaceRepresentation())
+            segments.fill(node, [(array, [("cube", segment)])], [("empty", slicer.vtkSegment())], fixed, in3D)
+            self.assertEqual(node.GetSegmentation().ContainsRepresentation(segments.SURFACE), there)
+            if number == 0:
+                self.assertTrue(node.CreateClosedSurfaceRepresentation())  # the button Show 3D
         surface = node.GetSegmentation().GetSegment("cube").GetRepresentation(segments.SURFACE)
         self.assertGreater(surface.GetNumberOfPoints(), 100)
 

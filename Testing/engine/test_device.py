@@ -67,6 +67,7 @@ def test_memory_that_runs_out_at_another_lambda(gpu, monkeypatch):
     monkeypatch.setattr(there.model.networks, "velocity", crowded)
     again = there.with_regularization(0.3)
     assert again.model.device.type == "cpu" and "CPU" in again.notes[0]
+    assert again.with_regularization(0.4).notes == again.notes  # it still runs on the CPU
     here = model.register(moving, fixed, regularization=0.3, refine=0, initial=initial)
     assert torch.equal(again.mid.velocity, here.mid.velocity) and np.array_equal(again.affine, here.affine)
 

@@ -191,6 +191,7 @@ def test_landmarks_are_measured_live_and_correct_the_result(host, examined):
     now = transform.GetTransformFromParent()
     np.testing.assert_allclose(now.TransformPoint(-50.0, -60.0, 0.0), far, atol=0.01)
     assert np.abs(slicer.util.arrayFromVolume(examined.parameters.outputVolume) - moved).max() > 20
+    assert set(examined.parameters.outputSegmentation.GetSegmentation().GetSegmentIDs()) == {"v", "none"}
     ui.undoCorrectionButton.click()
     assert cells(ui.landmarksTable) == [["spot", "6.00"]] and not ui.undoCorrectionButton.enabled
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(examined.parameters.outputVolume), moved)

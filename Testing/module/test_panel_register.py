@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from workplace import DATA, error, finished, loadVolume, needsTorch, outputNodes, strangeWorker
+from workplace import DATA, chooseVolumes, error, finished, loadVolume, needsTorch, outputNodes, strangeWorker
 
 
 def register(host, panel):
@@ -203,24 +203,60 @@ def test_lambda_is_previewed_first_and_refined_when_the_slider_rests(host, ready
 
 
 @needsTorch
-@pytest.mark.parametrize("leave", [False, True], ids=["stay", "leave the module"])
-def test_first_result_is_shown_before_its_finest_details(host, module, ready, leave):
+def test_first_result_is_shown_before_its_finest_details(host, ready):
     import slicer
     ready.ui.refinementSpinBox.value = 8
     ready.ui.applyButton.click()
     assert host.wait(lambda: ready.parameters.outputVolume is not None, 60)
-    volume = ready.parameters.outputVolume
+    volume, moving = ready.parameters.outputVolume, ready.parameters.movingVolume
     assert volume.GetAttribute("SynthMorph.preview") == "yes" and ready.ui.applyButton.text == "Cancel"
     assert compositeNode().GetForegroundVolumeID() == volume.GetID()
     first = slicer.util.arrayFromVolume(volume).copy()
-    if leave:
-        module.widgetRepresentation().exit()
+    ready.ui.beforeButton.click()
     finished(host, ready)
-    if leave:
-        module.widgetRepresentation().enter()
     assert error(ready) == "" and volume.GetAttribute("SynthMorph.preview") == ""
     assert len(outputNodes()) == 2 and (slicer.util.arrayFromVolume(volume) != first).any()
     assert "First look" in ready.ui.logTextEdit.toPlainText()
+    assert compositeNode().GetForegroundVolumeID() == moving.GetID()  # what was looked at meanwhile
+
+
+@needsTorch
+@pytest.mark.parametrize("leave", ["the module", "the pair", "lambda"])
+def test_first_look_becomes_the_whole_result_whatever_is_done_meanwhile(host, module, ready, leave):
+    import slicer
+    ready.ui.refinementSpinBox.value = 8
+    fixed, moving = ready.parameters.fixedVolume, ready.parameters.movingVolume
+    ready.ui.applyButton.click()
+    if leave == "the module":
+        module.widgetRepresentation().exit()
+        finished(host, ready)
+        module.widgetRepresentation().enter()
+    else:
+        assert host.wait(lambda: ready.parameters.outputVolume is not None, 60)
+        volume = ready.parameters.outputVolume
+        if leave == "the pair":
+            chooseVolumes(ready, moving, fixed)
+        else:
+            ready.ui.regularizationSlider.value = 0.3
+            assert host.wait(lambda: volume.GetAttribute("SynthMorph.lambda") == "0.3", 60)
+        finished(host, ready)
+    results = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+               if node.GetAttribute("SynthMorph.lambda")]
+    assert error(ready) == "" and [node.GetAttribute("SynthMorph.preview") for node in results] == [""]
+
+
+@needsTorch
+def test_a_scene_with_results_of_another_lambda_says_nothing(host, ready):
+    import slicer
+    ready.ui.regularizationSlider.value = 0.2
+    register(host, ready)
+    ready.logic.cancel()
+    ready._followed = 0.5  # of the scene before
+    slicer.mrmlScene.StartState(slicer.mrmlScene.ImportState)
+    slicer.mrmlScene.EndState(slicer.mrmlScene.ImportState)
+    host.wait(lambda: False, 0.2)
+    assert ready.parameters.regularization == 0.2
+    assert "Press Register to get" not in ready.ui.logTextEdit.toPlainText()
 
 
 @needsTorch
@@ -228,12 +264,11 @@ def test_cancel_keeps_what_is_shown_and_lambda_then_needs_register(host, ready):
     ready.ui.refinementSpinBox.value = 8
     ready.ui.applyButton.click()
     assert host.wait(lambda: ready.parameters.outputVolume is not None, 60)
-    host.wait(lambda: False, 0.5)
     ready.ui.applyButton.click()
     assert not ready.logic.isBusy() and "lacks the finest details" in ready.ui.statusLabel.text
     assert ready.parameters.outputVolume.GetAttribute("SynthMorph.preview") == "yes"
     ready.ui.regularizationSlider.value = 0.2
-    assert "Press Register for this lambda" in ready.ui.statusLabel.text and not ready.logic.isBusy()
+    assert "Press Register to get this lambda" in ready.ui.statusLabel.text and not ready.logic.isBusy()
     register(host, ready)
     assert ready.parameters.outputVolume.GetAttribute("SynthMorph.lambda") == "0.2" and len(outputNodes()) == 2
 

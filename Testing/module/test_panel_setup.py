@@ -92,7 +92,7 @@ def test_torch_is_installed_in_the_background_and_tried(host, setup):
     assert time.monotonic() - began < 0.9  # Slicer does not wait
     assert setup.asked == [panel.ui.setupLabel.text]  # what was shown is what was asked
     assert panel.ui.installButton.text == "Cancel the installation"
-    assert panel.ui.applyButton.toolTip == "PyTorch is being installed."
+    assert panel.ui.applyButton.toolTip == "Wait until the installation is done."
     assert host.wait(lambda: "Collecting torch" in panel.ui.logTextEdit.toPlainText(), 10)
     assert "'torch>=2.2'" in panel.ui.logTextEdit.toPlainText()
     assert host.wait(lambda: panel.ui.statusLabel.text == "PyTorch 2.99 works, on the CPU.", 30)
