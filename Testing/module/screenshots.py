@@ -40,8 +40,6 @@ def main(folder):
     ui.beforeButton.click()
     picture(folder / "before.png")
     ui.applyButton.click()
-    assert host.wait(lambda: ui.progressBar.value >= 35, 300)
-    grab(widget, folder / "panel-running.png")
     waitFor(host, panel)
     ui.outputSegmentationSelector.currentNode().GetDisplayNode().SetVisibility(False)
     picture(folder / "after.png")
