@@ -166,7 +166,8 @@ def test_devices_are_listed_and_a_missing_one_stays_chosen(host, panel):
 
 @pytest.mark.parametrize(("visible", "ids", "passed"), [
     (None, ["cuda:0", "cuda:1", "cuda:2"], None), ("2,0", ["cuda:0", "cuda:1"], "0,2"), ("1", ["cuda:0"], "1"),
-    ("", [], ""), ("-1", [], ""), ("GPU-2,GPU-0", ["cuda:0", "cuda:1"], "GPU-2,GPU-0"), ("MIG-1", [], "MIG-1")])
+    ("", [], ""), ("-1", [], ""), ("GPU-2,GPU-0", ["cuda:0", "cuda:1"], "GPU-2,GPU-0"), ("MIG-1", [], "MIG-1"),
+    ("GPU-no,GPU-0", [], "GPU-no,GPU-0")])
 def test_devices_have_the_numbers_that_the_worker_gives_them(monkeypatch, host, visible, ids, passed):
     from SynthMorphSlicerLib import environment
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
