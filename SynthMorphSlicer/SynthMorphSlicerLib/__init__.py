@@ -5,5 +5,5 @@ MODULES = ("parameters", "environment", "worker_client", "stages", "installing",
            "moving", "transferring", "views", "tables", "shortcuts", "side_by_side", "comparisons", "kept", "curve",
            "output_nodes", "printing", "surfaces", "review", "device_section", "ticked_section", "setup_section",
            "import_section", "review_section", "examine_section", "landmark_section", "compare_section",
-           "atlas_section", "moving_section", "panel", "selftest")
+           "atlas_section", "moving_section", "status", "panel", "selftest")
 """All modules of this package, each after those it imports: the order in which Reload refreshes them."""

@@ -1,6 +1,5 @@
 """The panel: wires the .ui to the parameter node and to the logic, and says what goes on.  Nothing is computed here."""
 
-import logging
 import time
 
 import qt
@@ -8,7 +7,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from . import environment, maps, output_nodes, scene, segments, stages, views
+from . import environment, maps, output_nodes, scene, segments, views
 from .atlas_section import AtlasSection
 from .compare_section import CompareSection
 from .device_section import DeviceSection
@@ -20,6 +19,7 @@ from .moving_section import MovingSection
 from .parameters import SynthMorphParameterNode
 from .review_section import ReviewSection
 from .setup_section import SetupSection
+from .status import StatusDisplay
 from .subject import Subject
 from .ticked_section import TickedSection
 from .workbench import Workbench
@@ -30,7 +30,7 @@ FOLLOW_MILLISECONDS = 150  # between two lambdas sent to the worker while the sl
 CANCELLED, LACKING = _("Cancelled."), _("What is shown lacks the finest details.")
 
 
-class Panel(slicer.util.VTKObservationMixin):
+class Panel(StatusDisplay, slicer.util.VTKObservationMixin):
     """What the module's widget shows and does."""
 
     def __init__(self, uiWidget, logic, getParameterNode, isEntered):
@@ -38,14 +38,12 @@ class Panel(slicer.util.VTKObservationMixin):
         :param getParameterNode: function returning the MRML parameter node.
         :param isEntered: function returning True while the module is the current one.
         """
-        super().__init__()
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        slicer.util.VTKObservationMixin.__init__(self)
+        StatusDisplay.__init__(self, slicer.util.childWidgetVariables(uiWidget))
         self.logic = logic
         self.parameters = None
         self._getParameterNode, self._isEntered = getParameterNode, isEntered
         self._guiTag = None
-        self._started = 0.0
-        self._stage = self._whenCancelled = ""
         self._pair = (None, None)  # fixed and moving volume that the outputs belong to
         self._followed = None  # lambda of the shown result
         self._pollTimer, self._followTimer = qt.QTimer(), qt.QTimer()
@@ -383,8 +381,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.deviceSection.update(self.parameters)
         self.setupSection.poll()
         if self._isWorking():
-            self.ui.statusLabel.text = _("{stage}, {seconds:.0f} s").format(
-                stage=self._stage, seconds=time.monotonic() - self._started)
+            self.showElapsed()
         elif not self._isEntered():
             self._pollTimer.stop()
 
@@ -392,65 +389,13 @@ class Panel(slicer.util.VTKObservationMixin):
         return self.logic.isBusy() or self.setupSection.isInstalling()
 
     def watch(self, stage, indefinite=False, whenCancelled=""):
-        """Show that something has been started.
-
-        :param indefinite: nobody can say how far it is.  :param whenCancelled: what to say if the user cancels it.
-        """
-        self._started, self._stage = time.monotonic(), stage
-        self._whenCancelled = whenCancelled or _("Cancelled; the scene is as it was.")
-        self.ui.progressBar.maximum = 0 if indefinite else 100
-        self.hideError()
-        self.ui.progressBar.value = 0
-        self.ui.progressBar.visible = True
-        self.ui.statusLabel.text = stage
+        super().watch(stage, indefinite, whenCancelled)
         self._pollTimer.start()
         self.updateButtons()
 
-    def hideError(self):
-        """Something else has gone well since."""
-        self.ui.errorLabel.visible = self.ui.detailsButton.visible = self.ui.detailsButton.checked = False
-
-    def showProgress(self, stage, fraction, message):
-        """One step of the worker: its stage, the share of the work done before it, and a remark."""
-        label = stages.label(stage)
-        if label != self._stage:
-            self.log(label)
-        self._stage = " ".join(filter(None, (label, message)))
-        self.ui.progressBar.value = int(100 * fraction)
-
-    def showMessage(self, message):
-        """One step of the worker, as its client hands it on."""
-        self.showProgress(message["stage"], message["fraction"], message["message"])
-
     def showStatus(self, message):
-        """Nothing is under way; one sentence on how things are."""
-        self.ui.progressBar.visible = False
-        self.ui.statusLabel.text = message
-        if message:
-            self.log(message)
+        super().showStatus(message)
         self.updateButtons()
-
-    def showError(self, error):
-        """One sentence in the panel, the rest on demand and in the application's log."""
-        self.showStatus("")
-        self.warn(error["message"])
-        self.ui.detailsTextEdit.setPlainText(error["details"])
-        self.ui.detailsButton.visible = bool(error["details"])
-
-    def refuse(self, error):
-        """What an :class:`InputError` says."""
-        self.showError({"message": str(error), "details": ""})
-
-    def warn(self, sentence):
-        """One sentence about what has been done."""
-        self.ui.errorLabel.text = sentence
-        self.ui.errorLabel.visible = True
-        self.log(sentence)
-
-    def log(self, text):
-        """A line in the panel's log (bounded) and in the application's."""
-        logging.info("SynthMorph: %s", text)
-        self.ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')}  {text}")
 
 
 def _isAbout(job, parameters):

@@ -314,7 +314,8 @@ def subjectHierarchyFolder(name, nodes, values):
     if not folder:
         folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
         hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", name)
-    elif _isNamedByUs(folder) and _children(folder) <= set(items):  # all of it is of another pair now
+    elif _isNamedByUs(hierarchy, folder) and _children(hierarchy, folder) <= set(items):
+        # all of it is of another pair now
         hierarchy.SetItemName(folder, name)
         hierarchy.SetItemAttribute(folder, ATTRIBUTE + "folder", name)
     for key, value in values.items():
@@ -325,13 +326,11 @@ def subjectHierarchyFolder(name, nodes, values):
     return folder
 
 
-def _isNamedByUs(folder):
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+def _isNamedByUs(hierarchy, folder):
     return hierarchy.GetItemName(folder) == hierarchy.GetItemAttribute(folder, ATTRIBUTE + "folder")
 
 
-def _children(folder):
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+def _children(hierarchy, folder):
     found = vtk.vtkIdList()
     hierarchy.GetItemChildren(folder, found)
     return {found.GetId(number) for number in range(found.GetNumberOfIds())}

@@ -47,8 +47,9 @@ def layersOf(node, referenceVolume):
         else:
             array, matrix = _arrayOf(image)
             held = _labelsIn(array)
-            drawn = [one for one in segments if one[1].GetLabelValue() in held]
-            empty += [one for one in segments if one not in drawn]
+            drawn = []
+            for one in segments:
+                (drawn if one[1].GetLabelValue() in held else empty).append(one)
             if drawn:  # copies: a segmentation that goes away takes its segments out of the image they share
                 layers.append(Layer(array.copy(), parent @ matrix, drawn))
     return layers, empty

@@ -119,6 +119,9 @@ class WorkerClient:
     def cancel(self):
         """End the process tree at once; pending requests are forgotten without a callback."""
         self._pending.clear()
+        self._end()
+
+    def _end(self):
         process, self._process = self._process, None
         self._silentSince = None
         if process is not None:
@@ -175,9 +178,7 @@ class WorkerClient:
 
     def _giveUp(self):
         """What was started takes no requests: a launcher that does not hand them on, or no Python at all."""
-        pending, self._pending = self._pending, {}
-        self.cancel()
-        self._pending = pending
+        self._end()
         self._fail("start", _("The registration worker does not answer: choose another Python in the Setup section."))
 
     def _fail(self, kind, sentence):

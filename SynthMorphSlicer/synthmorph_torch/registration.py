@@ -327,14 +327,14 @@ class Registration:
         """
         options = dataclasses.replace(self.options, regularization=regularization, preview=preview)
         options.check()
-        goes_on = self.options.preview and self.options.regularization == regularization
+        refinement = self.refinement if self.options.regularization == regularization else None
 
         def attempt(model: Model, options: Options) -> Registration:
             inputs = self.inputs
             if model is not self.model or options.extent != self.options.extent:
                 return model._anew(self.moving, self.fixed, options, inputs.initial, inputs.mid_space, progress)
             again = Registration(model, self.moving, self.fixed, options, inputs, self.start, one_head=self.one_head,
-                                 refinement=self.refinement if goes_on else None)
+                                 refinement=refinement)
             return model._run(again, Stages(progress))
 
         again = self.model._with_less_memory(attempt, options)
